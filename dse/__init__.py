@@ -1,0 +1,1 @@
+"""Explore pruning x quantization x backend x board for networks on microcontrollers."""

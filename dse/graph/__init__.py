@@ -1,0 +1,1 @@
+"""The thin waist: one frozen network that accuracy, costs, memory plan and firmware all read."""
