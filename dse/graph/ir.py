@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from dse.errors import GraphError

@@ -1,6 +1,6 @@
 """Memory plan: the operator order with the lowest peak, and where each activation lies.
 
-The order is exact (dynamic programming over the sets of operators already run, as in Liberis & Lane,
+The order is exact (dynamic programming over sets of finished operators, as in Liberis & Lane,
 arXiv 1910.05110); offsets are first-fit by liveness, tried in several orders until one reaches the
 peak, which is the lower bound of any placement.
 """
@@ -85,7 +85,7 @@ def plan(
 ) -> MemoryPlan:
     """Order the operators for the lowest peak and place every buffer.
 
-    `scratch` gives the bytes a kernel needs besides its tensors; `in_place` says whether an operator
+    `scratch` gives the bytes a kernel needs besides its tensors; `in_place` whether an operator
     may write over its first input (done only where nothing else reads it). Sizes are rounded up to
     `alignment` bytes. The input tensor counts. Raises GraphError when the graph has more than
     50,000 distinct sets of finished operators.
