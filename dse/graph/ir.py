@@ -264,13 +264,6 @@ class Softmax(Op):
     kind: ClassVar[str] = "softmax"
 
 
-@dataclass(frozen=True, eq=False)
-class Requantize(Op):
-    """The same values under another scale."""
-
-    kind: ClassVar[str] = "requantize"
-
-
 WeightedOp: TypeAlias = Conv2D | FullyConnected
 
 

@@ -67,12 +67,12 @@ class MemoryPlan:
         return max(self.steps, key=lambda step: step.live_bytes)
 
 
-def no_scratch(graph: Graph, op: Op) -> int:  # noqa: ARG001
+def no_scratch(graph: Graph, op: Op) -> int:
     """A kernel that needs no working memory."""
     return 0
 
 
-def never_in_place(graph: Graph, op: Op) -> bool:  # noqa: ARG001
+def never_in_place(graph: Graph, op: Op) -> bool:
     """A backend whose kernels never overwrite their input."""
     return False
 

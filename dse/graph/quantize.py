@@ -1,0 +1,187 @@
+"""Float graph -> integer graph: post-training quantization to the 8-bit specification.
+
+Activations int8 affine per tensor from the ranges seen on training data; weights symmetric per
+output channel with 2 to 8 bits; bias int32 with scale s_in * s_w
+(https://ai.google.dev/edge/litert/models/quantization_spec).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from dse.errors import GraphError, nearest
+from dse.graph.channels import kept_count
+from dse.graph.ir import (
+    Array,
+    Concat,
+    Conv2D,
+    FullyConnected,
+    Graph,
+    Lookup,
+    Op,
+    Pad,
+    Pool2D,
+    Reshape,
+    Softmax,
+    Tensor,
+    Weight,
+    WeightedOp,
+)
+
+INT8_MIN, INT8_MAX = -128, 127
+INT32_MAX = 2**31 - 1
+Ranges = Mapping[str, tuple[float, float]]
+
+# Output scales that the specification fixes; kept unless a concatenation shares the tensor.
+_FIXED: Mapping[str, tuple[float, int]] = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
+_CLIP_SHARES = np.linspace(0.35, 1.0, 40)
+
+
+def quantize(
+    graph: Graph,
+    ranges: Ranges,
+    bits: Mapping[str, int] | None = None,
+    densities: Mapping[str, float] | None = None,
+) -> Graph:
+    """The integer graph of a float one.
+
+    `ranges` are (low, high) of every tensor on training data (`execute.observe`), `bits` the weight
+    widths by layer (8 where not named), `densities` the kept shares that element-wise pruning
+    declared. Raises GraphError when a layer is unknown or a range is missing or not finite.
+    """
+    bits, densities = bits or {}, densities or {}
+    names = {op.name for op in graph.weighted}
+    for name in (*bits, *densities):
+        if name not in names:
+            raise GraphError(f"no layer '{name}' holds weights; {nearest(name, names)}")
+    tensors = _activations(graph, ranges)
+    ops = tuple(
+        _weighted(op, tensors, bits.get(op.name, 8), densities.get(op.name, 1.0))
+        if isinstance(op, Conv2D | FullyConnected)
+        else op
+        for op in graph.ops
+    )
+    return replace(graph, tensors=tensors, ops=ops)
+
+
+def _same_scale(op: Op) -> bool:
+    """Operators that move values without arithmetic on scales."""
+    return isinstance(op, Pool2D | Pad | Reshape | Concat)
+
+
+def _activations(graph: Graph, ranges: Ranges) -> dict[str, Tensor]:
+    owner = {name: name for name in graph.tensors}
+
+    def find(name: str) -> str:
+        while owner[name] != name:
+            name = owner[name]
+        return name
+
+    for op in graph.ops:
+        if _same_scale(op):
+            for name in op.inputs:
+                owner[find(name)] = find(op.output)
+    members: dict[str, list[str]] = {}
+    for name in graph.tensors:
+        members.setdefault(find(name), []).append(name)
+    fixed = _fixed_scales(graph, {n: set(m) for m in members.values() for n in m})
+    scales: dict[str, tuple[float, int]] = {}
+    for names in members.values():
+        known = next((fixed[name] for name in names if name in fixed), None)
+        scale = known or _affine(*_union(names, ranges))
+        scales.update(dict.fromkeys(names, scale))
+    return {
+        name: replace(tensor, dtype="int8", scale=scales[name][0], zero_point=scales[name][1])
+        for name, tensor in graph.tensors.items()
+    }
+
+
+def _fixed_scales(graph: Graph, tied: Mapping[str, set[str]]) -> dict[str, tuple[float, int]]:
+    makers = {op.output: op for op in graph.ops}
+    found: dict[str, tuple[float, int]] = {}
+    for op in graph.ops:
+        function = "sigmoid" if isinstance(op, Softmax) else getattr(op, "function", "")
+        if not isinstance(op, Softmax | Lookup) or function not in _FIXED:
+            continue
+        sources = [n for n in tied[op.output] if n in makers and not _same_scale(makers[n])]
+        if sources == [op.output] and graph.input not in tied[op.output]:
+            found[op.output] = _FIXED[function]
+    return found
+
+
+def _union(names: list[str], ranges: Ranges) -> tuple[float, float]:
+    missing = [name for name in names if name not in ranges]
+    if missing:
+        raise GraphError(f"tensor '{missing[0]}' has no calibration range")
+    low = min(ranges[name][0] for name in names)
+    high = max(ranges[name][1] for name in names)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise GraphError(f"tensor '{names[0]}' reached {low} to {high} on the training data")
+    return low, high
+
+
+def _affine(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of int8 for [low, high] widened to hold 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if high == low:
+        return _float32(1 / 255), 0
+    scale = _float32(max((high - low) / (INT8_MAX - INT8_MIN), 1e-12))
+    return scale, int(np.clip(round(INT8_MIN - low / scale), INT8_MIN, INT8_MAX))
+
+
+def _float32(value: float) -> float:
+    """Scales are stored as float32 in every runtime's file, so they are float32 from the start."""
+    return float(np.float32(value))
+
+
+def _weighted(op: WeightedOp, tensors: Mapping[str, Tensor], bits: int, density: float) -> Op:
+    if op.weight.values is None:
+        raise GraphError(f"layer '{op.name}' has no weight values to quantize")
+    values, scales = quantize_weights(op.weight.values, bits)
+    input_scale = tensors[op.inputs[0]].scale or 1.0
+    bias = np.zeros(len(scales)) if op.bias is None else op.bias
+    integers = np.clip(np.rint(bias / (input_scale * scales)), -INT32_MAX, INT32_MAX)
+    kept = kept_count(values.size, density)
+    if int(np.count_nonzero(values)) > kept:
+        raise GraphError(
+            f"layer '{op.name}' keeps {np.count_nonzero(values)} non-zero weights "
+            f"but declares {kept}"
+        )
+    weight = Weight(values.shape, bits, kept, values, scales)
+    return replace(op, weight=weight, bias=integers.astype(np.int64))
+
+
+def quantize_weights(weights: Array, bits: int) -> tuple[Array, Array]:
+    """Symmetric integers (int8) and one scale an output channel (axis 0), for 2 to 8 bits.
+
+    The scale of a channel is the largest magnitude, or below 8 bits the clipping point with the
+    least squared error (Banner et al., arXiv 1810.05723, searched instead of fitted).
+    """
+    if not 2 <= bits <= 8:
+        raise GraphError(f"weights of {bits} bits; allowed: 2 to 8")
+    limit = 2 ** (bits - 1) - 1
+    rows = weights.reshape(weights.shape[0], -1).astype(np.float64)
+    largest = np.abs(rows).max(axis=1)
+    whole = float(largest.max()) or 1.0
+    largest = np.where(largest > 0, largest, whole)
+    scales = (largest / limit).astype(np.float32).astype(np.float64)
+    if bits < 8:
+        scales = _least_error(rows, largest, limit)
+    integers = np.clip(np.rint(rows / scales[:, None]), -limit, limit)
+    return integers.reshape(weights.shape).astype(np.int8), scales
+
+
+def _least_error(rows: Array, largest: Array, limit: int) -> Array:
+    best = np.full(len(rows), np.inf)
+    scales = np.empty(len(rows))
+    for share in _CLIP_SHARES:
+        trial = (largest * share / limit).astype(np.float32).astype(np.float64)
+        integers = np.clip(np.rint(rows / trial[:, None]), -limit, limit)
+        error = ((integers * trial[:, None] - rows) ** 2).sum(axis=1)
+        better = error < best
+        best = np.where(better, error, best)
+        scales = np.where(better, trial, scales)
+    return scales
