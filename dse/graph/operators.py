@@ -85,11 +85,13 @@ class Tracer:
 
     def add(self, node: fx.Node, op: Op, order: Array | None = None) -> None:
         """Append an operator whose output is the value of `node`."""
-        if op.name in self.ops:
+        if op.name in self.ops and isinstance(op, Conv2D | FullyConnected):
             raise GraphError(
                 f"module '{op.name}' is called more than once; "
                 "weights shared by several layers are not supported: give each call its own module"
             )
+        if op.name in self.ops:
+            op = replace(op, name=node.name)
         self.ops[op.name] = op
         self.maker[op.output] = op.name
         self.tensors[op.output] = Tensor(op.output, hwc(self.shapes[node], node))

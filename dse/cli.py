@@ -1,0 +1,455 @@
+"""The `dse` command: one thin function a verb. Bad input is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dse.errors import DseError, StudyError
+from dse.tables import Format, console, show, show_front
+
+if TYPE_CHECKING:
+    from dse.launch import Launch
+    from dse.rows import StudyRecord
+    from dse.storage import Storage
+    from dse.trial import Trial
+
+app = typer.Typer(
+    name="dse",
+    help="Explore pruning x quantization x backend x board for networks on microcontrollers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyArgument = Annotated[
+    str | None,
+    typer.Argument(help="Name of a study, or its YAML file; may be left out if only one."),
+]
+StorageOption = Annotated[
+    str | None, typer.Option(envvar="DSE_STORAGE", help="Database URL, such as sqlite:///dse.db.")
+]
+BoardsOption = Annotated[
+    Path | None, typer.Option(help="Folder with more board files (TOML).", metavar="DIR")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every trial.")]
+TrialsOption = Annotated[
+    int | None, typer.Option("--n-trials", min=3, help="Finished trials in all.")
+]
+TimeoutOption = Annotated[str | None, typer.Option(help="Stop after this time, such as '10 min'.")]
+
+
+def main() -> None:
+    """Entry point: errors of the user become one line and exit code 2."""
+    try:
+        app()
+    except DseError as error:
+        Console(stderr=True, soft_wrap=True).print(
+            f"dse: {error}", style="red", highlight=False, markup=False
+        )
+        sys.exit(2)
+
+
+def _form(as_json: bool, form: Format) -> Format:
+    return "json" if as_json else form
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Study file to write.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option(help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a commented study file."""
+    from importlib.resources import files
+
+    if path.exists() and not force:
+        raise StudyError(f"{path} exists already; choose another name or give --force")
+    template = files("dse").joinpath("study_template.yaml").read_text(encoding="utf-8")
+    try:
+        path.write_text(template.format(name=path.stem, path=path), encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"{path} cannot be written ({error.strerror})") from error
+    print(f"wrote {path}; check it with: dse run {path} --dry-run")
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="Study file (YAML).")],
+    storage: StorageOption = None,
+    study_name: Annotated[str | None, typer.Option(help="Instead of the file's name.")] = None,
+    n_trials: TrialsOption = None,
+    timeout: TimeoutOption = None,
+    sampler: Annotated[str | None, typer.Option(help="Instead of the file's sampler.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's seed.")] = None,
+    boards: BoardsOption = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write the report to afterwards.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Check and describe; train nothing.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Start a study and explore until it has its trials."""
+    from dse.launch import DEFAULT_STORAGE, prepare, preview, record_of
+    from dse.storage import Storage
+    from dse.study import override_study, read_study
+
+    text = override_study(read_study(study), str(study), sampler=sampler, seed=seed)
+    launch = prepare(text, str(study), study.parent, boards)
+    if dry_run:
+        _print_preview(preview(launch))
+        return
+    name = study_name or launch.study.name
+    total = n_trials or launch.study.n_trials
+    url = storage or launch.study.storage or DEFAULT_STORAGE
+    with Storage(url) as opened:
+        record = record_of(launch, name, total)
+        opened.create(record)
+        _explore(opened, url, record, launch, total, _seconds(timeout), quiet, verbose)
+        if report is not None:
+            _write_report(opened, name, report)
+
+
+@app.command()
+def resume(
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    n_trials: TrialsOption = None,
+    timeout: TimeoutOption = None,
+    boards: BoardsOption = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write the report to afterwards.")
+    ] = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Go on with a stored study: same sampler, next draws; refused when the search changed."""
+    from dse.launch import check_same, prepare
+    from dse.storage import Storage
+
+    name, url, text = _named(study, storage)
+    with Storage(url) as opened:
+        record = opened.study(name or _only(opened, url))
+        given = text is not None and study is not None
+        folder = Path(study).parent if given and study else Path(record.definition["folder"])
+        source = str(study) if given else f"study '{record.name}'"
+        launch = prepare(text if text is not None else record.study_file, source, folder, boards)
+        check_same(record, launch)
+        total = n_trials or (launch.study.n_trials if given else record.n_trials)
+        total = max(total, record.n_trials)
+        opened.update_n_trials(record.name, total)
+        _explore(opened, url, record, launch, total, _seconds(timeout), quiet, verbose)
+        if report is not None:
+            _write_report(opened, record.name, report)
+
+
+@app.command()
+def status(
+    study: StudyArgument = None, storage: StorageOption = None, as_json: JsonOption = False
+) -> None:
+    """Counts by state, front, hypervolume, and whether it is done."""
+    from dse.trial import State
+
+    with _reading(study, storage) as (opened, record, url):
+        trials, fronts = opened.trials(record.name), opened.fronts(record.name)
+    counts = {state.value: sum(t.state is state for t in trials) for state in State}
+    finished = sum(t.state.finished for t in trials)
+    row = {
+        "study": record.name,
+        "workload": record.workload,
+        "storage": url,
+        "finished": finished,
+        "asked": record.n_trials,
+        **counts,
+        "trained": sum(t.trained for t in trials),
+        "front": len(fronts[-1].members) if fronts else 0,
+        "hypervolume": fronts[-1].hypervolume if fronts else 0.0,
+    }
+    if as_json:
+        show([row], list(row), "json")
+        return
+    pairs = [{"what": key, "value": value} for key, value in row.items()]
+    show(pairs, ["what", "value"], "table")
+    if finished < record.n_trials:
+        from dse.launch import resume_command
+
+        print(f"go on with: {resume_command(record.name, url, record.n_trials)}")
+
+
+@app.command()
+def studies(
+    storage: StorageOption = None, as_json: JsonOption = False, form: FormatOption = "table"
+) -> None:
+    """List the studies of a database."""
+    from dse.storage import Storage
+
+    url = _url(storage)
+    with Storage.open_readonly(url) as opened:
+        rows = [
+            {
+                "study": found.name,
+                "workload": found.workload,
+                "objectives": ", ".join(found.objectives),
+                **{state.value: count for state, count in found.counts.items()},
+                "front": found.front_size,
+                "hypervolume": found.hypervolume,
+            }
+            for found in opened.studies()
+        ]
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["study"]
+    show(rows, columns, _form(as_json, form))
+
+
+@app.command()
+def front(
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+    form: FormatOption = "table",
+) -> None:
+    """Print the Pareto front."""
+    with _reading(study, storage) as (opened, record, _):
+        _print_front(opened, record, _form(as_json, form))
+
+
+app.command(name="pareto", hidden=True)(front)
+
+
+@app.command(name="show")
+def show_trial(
+    trial: Annotated[int, typer.Argument(help="Number of a trial.")],
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Per-operator costs and the memory at the peak.")
+    ] = False,
+    boards: BoardsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Everything about one trial; --why explains its costs."""
+    from dse.explain import explain, trial_facts
+
+    with _reading(study, storage) as (opened, record, _):
+        trials = {found.number: found for found in opened.trials(record.name)}
+        if trial not in trials:
+            raise StudyError(
+                f"study '{record.name}' has no trial {trial}; it has 0 to {len(trials) - 1}"
+            )
+        blob = opened.artifact(record.name, trial, "graph") if why else None
+    if why:
+        explain(record, trials[trial], blob, boards, "json" if as_json else "table")
+    else:
+        trial_facts(record, trials[trial], "json" if as_json else "table")
+
+
+@app.command()
+def report(
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(
+        "report"
+    ),
+) -> None:
+    """Write one offline HTML file, with CSV and JSON of the front beside it."""
+    with _reading(study, storage) as (opened, record, _):
+        _write_report(opened, record.name, output)
+
+
+@app.command()
+def boards(
+    directory: Annotated[
+        Path | None, typer.Option("--boards", help="Folder with more board files.", metavar="DIR")
+    ] = None,
+    as_json: JsonOption = False,
+    form: FormatOption = "table",
+) -> None:
+    """List the boards."""
+    from dse.catalog import show_boards
+
+    show_boards(directory, _form(as_json, form))
+
+
+@app.command()
+def backends(as_json: JsonOption = False, form: FormatOption = "table") -> None:
+    """List the backends and what each supports."""
+    from dse.catalog import show_backends
+
+    show_backends(_form(as_json, form))
+
+
+@app.command()
+def doctor(storage: StorageOption = None, as_json: JsonOption = False) -> None:
+    """Check the installation, data, cache and database; says what to do about what is missing."""
+    from dse.doctor import checks
+
+    rows = [found.row() for found in checks(_url(storage) if storage else None)]
+    show(rows, ["what", "state", "found", "what_to_do"], "json" if as_json else "table")
+    if any(row["state"] == "broken" for row in rows):
+        raise typer.Exit(1)
+
+
+# --- shared by the verbs ------------------------------------------------------------------------
+
+
+def _url(storage: str | None) -> str:
+    from dse.launch import DEFAULT_STORAGE
+
+    return storage or DEFAULT_STORAGE
+
+
+def _seconds(timeout: str | None) -> float | None:
+    from dse.units import parse_quantity
+
+    return None if timeout is None else parse_quantity(timeout, "seconds")
+
+
+def _named(study: str | None, storage: str | None) -> tuple[str | None, str, str | None]:
+    """(study name or None, database URL, text of the study file when one was given)."""
+    if study is None or not study.endswith((".yaml", ".yml")):
+        return study, _url(storage), None
+    from dse.study import parse_study, read_study
+
+    text = read_study(Path(study))
+    found = parse_study(text, study)
+    return found.name, _url(storage or found.storage), text
+
+
+def _only(opened: Storage, url: str) -> str:
+    from dse.launch import only_study
+
+    return only_study([found.name for found in opened.studies()], url)
+
+
+@contextmanager
+def _reading(study: str | None, storage: str | None) -> Iterator[tuple[Storage, StudyRecord, str]]:
+    from dse.storage import Storage
+
+    name, url, _ = _named(study, storage)
+    with Storage.open_readonly(url) as opened:
+        yield opened, opened.study(name or _only(opened, url)), url
+
+
+def _front_trials(opened: Storage, record: StudyRecord) -> tuple[list[Trial], Trial | None]:
+    trials = {trial.number: trial for trial in opened.trials(record.name)}
+    fronts = opened.fronts(record.name)
+    members = [trials[number] for number in fronts[-1].members] if fronts else []
+    members.sort(key=lambda trial: -(trial.value("accuracy") or 0))
+    return members, trials.get(0)
+
+
+def _print_front(opened: Storage, record: StudyRecord, form: Format) -> None:
+    members, baseline = _front_trials(opened, record)
+    title = f"{record.name}: {len(members)} designs on the front"
+    show_front(members, baseline, form, title)
+    if not members and form == "table":
+        print("no design meets every constraint yet; 'dse status' counts what was rejected")
+
+
+def _print_preview(found: Any) -> None:
+    from dse.units import format_value
+
+    for key, value in found.items():
+        if isinstance(value, dict):
+            costs = ", ".join(
+                f"{k} {format_value(k, v)}" for k, v in value.items() if k != "target"
+            )
+            value = f"{costs} on {value['target']}"
+        elif isinstance(value, list):
+            value = "; ".join(map(str, value)) or "-"
+        elif key == "feasible_by_cost":
+            value = f"{100 * value:.0f} % of 200 random candidates"
+        print(f"{key.replace('_', ' '):>18}: {value}")
+
+
+def _explore(
+    opened: Storage,
+    url: str,
+    record: StudyRecord,
+    launch: Launch,
+    total: int,
+    timeout_s: float | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    from dse.launch import explore, resume_command
+    from dse.problem import describe
+    from dse.progress import StudyProgress
+
+    screen = console()
+    if not quiet:
+        screen.print(f"{record.name}: {describe(launch.problem)}", highlight=False)
+        for reason in launch.problem.left_out:
+            screen.print(f"left out: {reason}", highlight=False)
+    done = [trial for trial in opened.trials(record.name) if trial.state.finished]
+    timeout_s = timeout_s or launch.study.timeout
+    with (
+        _stop_on_signal() as stopped,
+        StudyProgress(
+            screen, record.objectives, total, done, quiet=quiet, verbose=verbose
+        ) as listener,
+    ):
+        ending = explore(
+            opened,
+            record,
+            launch,
+            listener,
+            n_trials=total,
+            timeout_s=timeout_s,
+            stop=lambda: bool(stopped),
+        )
+    _print_front(opened, record, "table")
+    words = {
+        "timeout": "the time is up",
+        "interrupted": "stopped; the trial in hand waits to be done again",
+        "exhausted": "every candidate of the space is known",
+        "failing": "the last 10 trials failed; 'dse show' of the last one says why",
+    }
+    if ending in words:
+        print(words[ending])
+    if ending != "finished" and ending != "exhausted":
+        print(f"go on with: {resume_command(record.name, url, total)}")
+    if ending == "interrupted":
+        raise typer.Exit(130)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """A list that a first Ctrl-C or SIGTERM fills; a second Ctrl-C ends the process at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_report(opened: Storage, name: str, folder: Path) -> None:
+    from dse.provenance import versions
+    from dse.report import write_report
+
+    record = opened.study(name)
+    made_with = {**versions(), "command": " ".join(["dse", *sys.argv[1:]])}
+    files = write_report(record, opened.trials(name), opened.fronts(name), folder, made_with)
+    print(f"report: {files.html.resolve()}")
+
+
+if __name__ == "__main__":
+    main()

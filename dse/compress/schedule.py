@@ -1,0 +1,175 @@
+"""When pruning happens: all at once before fine-tuning, or along a cubic ramp inside it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from dse.compress.prune import Importance, check_criterion, layer_width, prune_in_place
+from dse.compress.sparsify import Masks, check_densities, magnitude_masks
+from dse.errors import CompressionError, nearest
+from dse.workloads.dataset import Split
+from dse.workloads.training import Progress, Recipe, ShouldStop, train
+
+SCHEDULES = ("one-shot", "agp")
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Automated gradual pruning (Zhu & Gupta, arXiv 1710.01878): `updates` prunings, evenly spaced.
+
+    `start` and `end` are shares of the fine-tuning's steps, 0 to 1; after `end` the network
+    recovers. Raises CompressionError when they are out of order or range.
+    """
+
+    start: float = 0.0
+    end: float = 0.5
+    updates: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= 1:
+            raise CompressionError(
+                f"a pruning ramp from {self.start} to {self.end} of the fine-tuning; "
+                "0 <= start <= end <= 1 is needed"
+            )
+        if self.updates < 1:
+            raise CompressionError(
+                f"a pruning ramp of {self.updates} updates; at least 1 is needed"
+            )
+
+    def steps(self, total: int) -> tuple[int, ...]:
+        """The steps (0 to total) after which the network is pruned; the last reaches the goal."""
+        first, last = round(self.start * total), round(self.end * total)
+        span = max(1, self.updates - 1)
+        return tuple(first + round((last - first) * k / span) for k in range(self.updates))
+
+    def share(self, update: int) -> float:
+        """Share of the whole removal that is done at update 0, 1, ...: rises from > 0 to 1."""
+        return 1 - (1 - (update + 1) / self.updates) ** 3
+
+
+ONE_SHOT = Ramp(0.0, 0.0, 1)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What is removed: channels kept by group name, density by layer name, criterion and schedule.
+
+    `widths` names the first producer of each group of tied layers; `densities` are kept shares of
+    the weights that are left after channel pruning. Layers that are not named stay whole.
+    Raises CompressionError for an unknown word or a number out of range.
+    """
+
+    widths: Mapping[str, int] = field(default_factory=dict)
+    densities: Mapping[str, float] = field(default_factory=dict)
+    criterion: str = "l1"
+    schedule: str = "one-shot"
+    ramp: Ramp = Ramp()
+
+    def __post_init__(self) -> None:
+        check_criterion(self.criterion)
+        if self.schedule not in SCHEDULES:
+            raise CompressionError(
+                f"unknown schedule '{self.schedule}'; {nearest(self.schedule, SCHEDULES)}"
+            )
+        for name, width in self.widths.items():
+            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+                raise CompressionError(
+                    f"layer '{name}' cannot keep {width!r} channels; at least 1 is needed"
+                )
+        check_densities(self.densities)
+        object.__setattr__(self, "widths", dict(self.widths))
+        object.__setattr__(self, "densities", dict(self.densities))
+
+    def changes(self, model: nn.Module) -> bool:
+        """Whether anything is removed from `model`. CompressionError names an unknown layer."""
+        narrower = any(layer_width(model, name) != width for name, width in self.widths.items())
+        return narrower or any(density < 1 for density in self.densities.values())
+
+
+def compress(
+    model: nn.Module,
+    split: Split,
+    plan: Compression,
+    recipe: Recipe,
+    seed: int,
+    *,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> nn.Module:
+    """A pruned and fine-tuned copy of `model`, in evaluation mode; the same for the same seed.
+
+    `split` is the training split. Removed channels are gone, removed weights exactly zero. Without
+    anything to remove, `model` itself is returned and nothing is trained. When `should_stop` ends
+    the fine-tuning early, the network still has the widths and densities that were asked for.
+    Raises CompressionError (see prune_channels, magnitude_masks) or WorkloadError (training).
+    """
+    if not plan.changes(model):
+        return model
+    pruned = copy.deepcopy(model)
+    pruning = _Pruning(pruned, split, plan, seed)
+    train(
+        pruned,
+        split.take(recipe.fine_tune_samples),
+        recipe,
+        epochs=recipe.fine_tune_epochs,
+        learning_rate=recipe.fine_tune_learning_rate,
+        seed=seed,
+        after_step=pruning,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    pruning.finish(pruned)
+    return pruned
+
+
+class _Pruning:
+    """The hook inside training: prunes at the ramp's steps and holds the masks in between.
+
+    Channels are removed for good at every update, so later steps train a smaller network; the
+    optimiser is rebuilt then (its moments belong to shapes that are gone).
+    """
+
+    def __init__(self, model: nn.Module, split: Split, plan: Compression, seed: int) -> None:
+        self.plan = plan
+        self.ramp = plan.ramp if plan.schedule == "agp" else ONE_SHOT
+        self.example = split.inputs[:1]
+        samples = split if plan.criterion == "taylor" else None
+        self.importance = Importance(plan.criterion, seed, samples)
+        self.full = {name: layer_width(model, name) for name in plan.widths}
+        self.masks = Masks({})
+        self.done = 0
+
+    def __call__(self, model: nn.Module, step: int, total: int) -> bool:
+        replaced = False
+        for due in self.ramp.steps(total)[self.done :]:
+            if step < due:
+                break
+            replaced |= self._update(model)
+        self.masks.apply(model)
+        return replaced
+
+    def finish(self, model: nn.Module) -> None:
+        """Whatever the ramp has not reached (training was stopped), then the masks."""
+        while self.done < self.ramp.updates:
+            self._update(model)
+        self.masks.apply(model)
+
+    def _update(self, model: nn.Module) -> bool:
+        share = self.ramp.share(self.done)
+        self.done += 1
+        widths = {name: self._width(name, share) for name in self.full}
+        replaced = prune_in_place(model, self.example, widths, self.importance)
+        densities = {name: 1 - (1 - d) * share for name, d in self.plan.densities.items()}
+        self.masks = magnitude_masks(model, densities)
+        self.masks.apply(model)
+        return replaced
+
+    def _width(self, name: str, share: float) -> int:
+        """Never below the goal; exactly the goal at share 1."""
+        full, goal = self.full[name], self.plan.widths[name]
+        return goal + math.ceil((full - goal) * (1 - share))

@@ -1,0 +1,238 @@
+"""Candidate -> accuracy on the exact network that would ship, in stages cached by content.
+
+Stages: the trained baseline, the pruned and fine-tuned network (shared by every bit width and every
+target), the quantized graph, its accuracy under a rounding contract.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dse.compress import Compression, compress
+from dse.errors import WorkloadError
+from dse.graph import archive, execute
+from dse.graph.channels import kept_count
+from dse.graph.ir import Conv2D, FullyConnected, Graph
+from dse.graph.numerics import Rounding
+from dse.graph.quantize import Ranges, quantize
+from dse.graph.trace import trace
+from dse.space import Candidate
+from dse.trial import Metric
+from dse.workloads import Dataset, Recipe, Split, Workload, train
+
+CALIBRATION_SAMPLES = 1024
+# Bumped when the meaning of a stored stage changes.
+STAGE_VERSION = 1
+
+
+class Interrupted(Exception):  # noqa: N818 - a wish, not an error
+    """The user asked to stop in the middle of a training; nothing of it is kept."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found for one network: its graph, its validation accuracy, seconds a stage."""
+
+    graph: Graph
+    accuracy: Metric
+    samples: int
+    stage_s: Mapping[str, float]
+
+
+class Evaluator:
+    """Trains, compresses and measures the networks of one workload; the seed decides every draw.
+
+    `folder` keeps the stages; it may be deleted at any time. `should_stop` is asked after every
+    training step, and ends the training with Interrupted.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        dataset: Dataset,
+        recipe: Recipe,
+        seed: int,
+        folder: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.workload, self.dataset, self.recipe = workload, dataset, recipe
+        self.seed, self.folder, self.should_stop = seed, folder, should_stop
+        self._content = _content_key(workload, dataset, recipe, seed)
+        self._baseline: nn.Module | None = None
+        self._last: tuple[str, Graph, Ranges] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one sample."""
+        return self.dataset.sample_shape
+
+    def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:
+        """Train (or find) the candidate's network and measure its accuracy on validation data.
+
+        Raises Interrupted, CompressionError, WorkloadError or GraphError.
+        """
+        stage_s: dict[str, float] = {}
+        with _timed(stage_s, "train"):
+            graph, ranges = self._float_stage(candidate)
+        with _timed(stage_s, "quantize"):
+            graph = self._finished(graph, ranges, candidate)
+        with _timed(stage_s, "validate"):
+            metric = self.accuracy(graph, self.dataset.validation, rounding)
+        return Evaluation(graph, metric, len(self.dataset.validation), stage_s)
+
+    def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
+        """Accuracy on test data, which the search never sees, and the number of samples."""
+        return self.accuracy(graph, self.dataset.test, rounding), len(self.dataset.test)
+
+    def accuracy(self, graph: Graph, split: Split, rounding: Rounding) -> Metric:
+        """Share of a split that the graph classifies correctly, with its 95 % Wilson interval."""
+        share = execute.accuracy(graph, split.inputs, split.labels, rounding)
+        low, high = wilson_interval(share, len(split))
+        kind = f"integer network, {rounding} rounding" if graph.integer else "float32 network"
+        return Metric(share, low, high, "measured", f"exact {kind}, {len(split)} samples")
+
+    def _finished(self, graph: Graph, ranges: Ranges, candidate: Candidate) -> Graph:
+        if candidate.precision == "float32":
+            return _with_kept(graph, candidate.kept)
+        return quantize(graph, ranges, candidate.bits, candidate.kept)
+
+    def _float_stage(self, candidate: Candidate) -> tuple[Graph, Ranges]:
+        """The pruned, fine-tuned network as a float graph, and its calibration ranges."""
+        key = candidate.training_key
+        if self._last is None or self._last[0] != key:
+            path = self._path(key, "npz")
+            if path.exists():
+                graph = archive.from_bytes(path.read_bytes())
+            else:
+                graph = self._compressed(candidate)
+                _write(path, archive.to_bytes(graph))
+            calibration = self.dataset.train.take(CALIBRATION_SAMPLES).inputs
+            self._last = (key, graph, execute.observe(graph, calibration))
+        return self._last[1], self._last[2]
+
+    def _compressed(self, candidate: Candidate) -> Graph:
+        plan = Compression(
+            candidate.widths,
+            candidate.kept,
+            candidate.criterion or "l2",
+            candidate.schedule or "one-shot",
+        )
+        model = compress(
+            self.baseline(),
+            self.dataset.train,
+            plan,
+            self.recipe,
+            self.seed,
+            progress=self._stop_between_steps,
+        )
+        return trace(model, self.shape, self.workload.name)
+
+    def baseline(self) -> nn.Module:
+        """The trained float32 network, from this process, the cache or a new training."""
+        if self._baseline is not None:
+            return self._baseline
+        model = self.workload.network(self.seed)
+        path = self._path("baseline", "pt")
+        if path.exists():
+            model.load_state_dict(torch.load(path, weights_only=True))
+            model.eval()
+        else:
+            train(
+                model,
+                self.dataset.train.take(self.recipe.train_samples),
+                self.recipe,
+                epochs=self.recipe.epochs,
+                learning_rate=self.recipe.learning_rate,
+                seed=self.seed,
+                progress=self._stop_between_steps,
+            )
+            with _replacing(path) as temporary:
+                torch.save(model.state_dict(), temporary)
+        self._baseline = model
+        return model
+
+    def _stop_between_steps(self, step: int, total: int) -> None:
+        if self.should_stop():
+            raise Interrupted(f"stopped at training step {step} of {total}")
+
+    def _path(self, stage: str, suffix: str) -> Path:
+        return self.folder / self._content / f"{stage}.{suffix}"
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """95 % interval of a share found on `samples` draws (E. B. Wilson, JASA 22, 1927)."""
+    z = 1.959964
+    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
+    half = (
+        z
+        / (1 + z * z / samples)
+        * (share * (1 - share) / samples + z * z / (4 * samples * samples)) ** 0.5
+    )
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+
+
+def _with_kept(graph: Graph, kept: Mapping[str, float]) -> Graph:
+    """A float graph whose weights declare what their masks keep."""
+    ops = tuple(
+        replace(op, weight=replace(op.weight, kept=kept_count(op.weight.size, kept[op.name])))
+        if isinstance(op, Conv2D | FullyConnected) and op.name in kept
+        else op
+        for op in graph.ops
+    )
+    return replace(graph, ops=ops)
+
+
+def _content_key(workload: Workload, dataset: Dataset, recipe: Recipe, seed: int) -> str:
+    """Hash of everything that decides a training besides the candidate."""
+    content: dict[str, Any] = {
+        "model": workload.model_digest(),
+        "data": dataset.digest,
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "torch": torch.__version__,
+        "stage": STAGE_VERSION,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def _timed(stage_s: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    stage_s[stage] = time.perf_counter() - began
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+    except OSError as error:
+        raise WorkloadError(
+            f"the cache folder {path.parent} cannot be written ({error}); set DSE_CACHE to another"
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,411 @@
+"""The loop: ask -> screen by cost -> train and measure -> tell -> store, one transaction a trial.
+
+The sampler works on an Optuna study in memory; finished trials go to the database once each. What
+is stored is enough to go on: a resumed study replays it and proposes what would have come next.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from dse.errors import DseError
+from dse.evaluate import Evaluation, Evaluator, Interrupted
+from dse.graph import archive
+from dse.graph.ir import Graph
+from dse.graph.numerics import Rounding
+from dse.problem import Problem, Screening
+from dse.rows import StudyRecord
+from dse.samplers import make_sampler
+from dse.space import Candidate, float_baseline
+from dse.storage import Storage
+from dse.trial import COST_METRICS, METRICS, Metric, State, Trial
+
+# Proposals of candidates that are known already, before the sampler is passed over.
+MAX_REPEATS = 50
+# Spaces up to this size are walked to find what is left; larger ones are drawn from at random.
+MAX_WALK = 50_000
+MAX_FAILURES_IN_A_ROW = 10
+GRAPH_ARTIFACT = "graph"
+
+Ending = Literal["finished", "timeout", "interrupted", "exhausted", "failing"]
+
+
+class Listener(Protocol):
+    """Whoever shows progress."""
+
+    def begun(self, trial: Trial) -> None:
+        """A trial starts to train."""
+
+    def ended(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
+        """A trial was stored."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a trained network was found to reach."""
+
+    accuracy: Metric
+    samples: int
+    number: int
+    test: Metric | None
+    test_samples: int
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    number: int
+    candidate: Candidate
+    params: Mapping[str, Any]
+    attrs: Mapping[str, Any]
+    asked: optuna.Trial | None
+    baseline: str = ""
+
+
+class Explorer:
+    """Runs a study until it has as many finished trials as asked for.
+
+    `stop` is asked between trials and training steps. Nothing but `storage` is needed to go on
+    later, with the same record and problem.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        record: StudyRecord,
+        problem: Problem,
+        evaluator: Evaluator,
+        listener: Listener,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.storage, self.record, self.problem = storage, record, problem
+        self.evaluator, self.listener, self.stop = evaluator, listener, stop
+        self.space = problem.space
+        self.trials: dict[int, Trial] = {}
+        self.front: tuple[int, ...] = ()
+        self.hypervolume = 0.0
+        self._keys: set[str] = set()
+        self._known: dict[tuple[str, Rounding], _Known] = {}
+        self._accuracies: list[float] = []
+        self._graphs: dict[str, Graph] = {}
+        self._study = _memory_study(problem)
+        self._waiting: list[Trial] = []
+        self._replay()
+
+    # --- state --------------------------------------------------------------------------------
+
+    def _replay(self) -> None:
+        """Rebuild everything from the stored trials; what was running when we died waits again."""
+        self.storage.requeue(self.record.name)
+        for trial in self.storage.trials(self.record.name):
+            if trial.state.finished:
+                self._replay_sampler(trial)
+                self._learn(trial)
+            else:
+                self._waiting.append(trial)
+        changes = self.storage.fronts(self.record.name)
+        if changes:
+            self.front, self.hypervolume = changes[-1].members, changes[-1].hypervolume
+
+    def _learn(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
+        self._keys.add(trial.candidate_key)
+        accuracy = trial.metrics.get("accuracy")
+        if accuracy is None or accuracy.value is None:
+            return
+        self._accuracies.append(accuracy.value)
+        rounding = self._rounding(Candidate.from_json(trial.candidate))
+        known = _Known(
+            accuracy,
+            trial.validation_samples,
+            trial.number,
+            trial.test_accuracy,
+            trial.test_samples,
+        )
+        self._known.setdefault((trial.network_key, rounding), known)
+
+    def _replay_sampler(self, trial: Trial) -> None:
+        if not self._tellable(trial):
+            return
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                values=self._told_values(trial),
+                params=dict(trial.params),
+                distributions=self.space.distributions,
+                system_attrs=dict(trial.attrs),
+                constraints=self._told_constraints(trial),
+            )
+        )
+
+    def _tellable(self, trial: Trial) -> bool:
+        """A failed trial, or a baseline that no knob can express, teaches the sampler nothing."""
+        return trial.state is not State.FAILED and bool(trial.params)
+
+    def _told_values(self, trial: Trial) -> list[float]:
+        """Objectives as samplers see them: costs by logarithm, an unknown accuracy at the mean.
+
+        A rejected candidate has no accuracy; samplers order it by its constraints.
+        """
+        mean = float(np.mean(self._accuracies)) if self._accuracies else 0.5
+        values = []
+        for name in self.problem.objectives:
+            value = trial.value(name)
+            if name == "accuracy":
+                values.append(mean if value is None else value)
+            else:
+                values.append(float(np.log10(value or 1.0)))
+        return values
+
+    def _told_constraints(self, trial: Trial) -> dict[str, float]:
+        """Every constraint gets a value in every trial; one that was not decided counts as met."""
+        names = {*trial.violations, *(c.text for c in self.problem.study.constraints)}
+        return {name: trial.violations.get(name, 0.0) for name in sorted(names)}
+
+    def _rounding(self, candidate: Candidate) -> Rounding:
+        return self.problem.targets[candidate.target].backend.rounding
+
+    @property
+    def finished(self) -> int:
+        """Trials that are done, whatever came of them."""
+        return len(self.trials)
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def run(self, n_trials: int, timeout_s: float | None = None) -> Ending:
+        """Explore until `n_trials` are finished in all; says why it ended."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while self.finished < n_trials:
+            if self.stop():
+                return "interrupted"
+            if deadline is not None and time.monotonic() > deadline:
+                return "timeout"
+            if self._failures_in_a_row() >= MAX_FAILURES_IN_A_ROW:
+                return "failing"
+            proposal = self._propose()
+            if proposal is None:
+                return "exhausted"
+            try:
+                trial, graph = self._try(proposal)
+            except Interrupted:
+                self.storage.requeue(self.record.name)
+                return "interrupted"
+            self._store(proposal, trial, graph)
+        return "finished"
+
+    def _failures_in_a_row(self) -> int:
+        count = 0
+        for number in sorted(self.trials, reverse=True):
+            if self.trials[number].state is not State.FAILED:
+                break
+            count += 1
+        return count
+
+    def _propose(self) -> _Proposal | None:
+        if self._waiting:
+            return self._again(self._waiting.pop(0))
+        number = self.finished
+        if number < 2:
+            return self._baseline(number)
+        self._study.sampler = make_sampler(
+            self.record.sampler,
+            self.record.sampler_settings,
+            self.record.seed,
+            number,
+            self.space.choices,
+        )
+        for _ in range(MAX_REPEATS):
+            proposal = self._ask(number)
+            if proposal.candidate.key not in self._keys:
+                return proposal
+            assert proposal.asked is not None
+            # A failed trial of the memory study: samplers pass over it, and nothing is stored.
+            self._study.tell(proposal.asked, state=TrialState.FAIL)
+        params = self._unseen(number)
+        if params is None:
+            return None
+        self._study.enqueue_trial(params)
+        return self._ask(number)
+
+    def _ask(self, number: int) -> _Proposal:
+        asked = self._study.ask(self.space.distributions)
+        candidate = self.space.candidate(asked.params)
+        frozen = self._study._storage.get_trial(asked._trial_id)
+        return _Proposal(number, candidate, dict(asked.params), dict(frozen.system_attrs), asked)
+
+    def _again(self, trial: Trial) -> _Proposal:
+        candidate = Candidate.from_json(trial.candidate)
+        return _Proposal(trial.number, candidate, trial.params, trial.attrs, None, trial.baseline)
+
+    def _baseline(self, number: int) -> _Proposal:
+        if number == 0:
+            label, candidate = "float32", float_baseline(self.problem.float_target)
+        else:
+            label = "int8"
+            candidate = self.space.int8_baseline(self.problem.reference_target)
+        params = self.space.params(candidate) or {}
+        return _Proposal(number, candidate, params, {}, None, label)
+
+    def _unseen(self, number: int) -> dict[str, Any] | None:
+        """A setting whose candidate is new: the first of a small space, a random one of a large."""
+        if self.space.size <= MAX_WALK:
+            settings = list(self.space.settings())
+            random.Random(number).shuffle(settings)
+        else:
+            source = random.Random(self.record.seed * 1_000_003 + number)
+            settings = [self.space.draw(source) for _ in range(MAX_REPEATS)]
+        for params in settings:
+            if self.space.candidate(params).key not in self._keys:
+                return params
+        return None
+
+    # --- one trial ----------------------------------------------------------------------------
+
+    def _try(self, proposal: _Proposal) -> tuple[Trial, Graph | None]:
+        """Screen, then train and measure; a failure becomes the trial's reason."""
+        started = time.time()
+        screening = self.problem.screen(proposal.candidate)
+        trial = self._screened(proposal, screening, started)
+        if screening.reasons and not proposal.baseline:
+            reason = "; ".join(screening.reasons)
+            return replace(trial, state=State.INFEASIBLE, reason=reason), None
+        try:
+            return self._measured(proposal, screening, trial)
+        except Interrupted:
+            raise
+        except (DseError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '-'}"
+            return replace(trial, state=State.FAILED, reason=reason), None
+
+    def _screened(self, proposal: _Proposal, screening: Screening, started: float) -> Trial:
+        shapes = self.space.shapes(proposal.candidate)
+        return Trial(
+            number=proposal.number,
+            state=State.RUNNING,
+            params=proposal.params,
+            candidate=proposal.candidate.to_json(),
+            candidate_key=proposal.candidate.key,
+            network_key=proposal.candidate.network_key,
+            metrics={name: screening.metrics[name] for name in COST_METRICS},
+            parameters=shapes.parameters,
+            macs=shapes.macs,
+            violations=screening.violations,
+            baseline=proposal.baseline,
+            started=started,
+            attrs=proposal.attrs,
+        )
+
+    def _measured(
+        self, proposal: _Proposal, screening: Screening, trial: Trial
+    ) -> tuple[Trial, Graph | None]:
+        rounding = self._rounding(proposal.candidate)
+        known = self._known.get((proposal.candidate.network_key, rounding))
+        graph: Graph | None = None
+        stage_s: Mapping[str, float] = {}
+        if known is None:
+            self.storage.begin(self.record.name, trial)
+            self.listener.begun(trial)
+            found = self.evaluator.evaluate(proposal.candidate, rounding)
+            known = self._first(found, proposal.number)
+            graph, stage_s = found.graph, found.stage_s
+        trial = self._judged(proposal, screening, trial, known)
+        trial = replace(trial, trained=graph is not None, stage_s=stage_s)
+        if proposal.baseline or self._enters(trial):
+            return self._tested(trial, known, graph, rounding), graph
+        return trial, graph
+
+    def _first(self, found: Evaluation, number: int) -> _Known:
+        return _Known(found.accuracy, found.samples, number, None, 0)
+
+    def _judged(
+        self, proposal: _Proposal, screening: Screening, trial: Trial, known: _Known
+    ) -> Trial:
+        baseline = self.trials[0].value("accuracy") if 0 in self.trials else known.accuracy.value
+        violations, reasons = self.problem.judge(
+            known.accuracy, baseline, proposal.candidate.target
+        )
+        missed = (*screening.reasons, *reasons)
+        return replace(
+            trial,
+            state=State.INFEASIBLE if missed else State.COMPLETE,
+            reason="; ".join(missed),
+            metrics={"accuracy": known.accuracy, **trial.metrics},
+            violations={**screening.violations, **violations},
+            validation_samples=known.samples,
+        )
+
+    def _tested(
+        self, trial: Trial, known: _Known, graph: Graph | None, rounding: Rounding
+    ) -> Trial:
+        """Accuracy on test data for whoever enters the front; the search never reads it."""
+        metric, samples = known.test, known.test_samples
+        if metric is None:
+            if graph is None:
+                blob = self.storage.artifact(self.record.name, known.number, GRAPH_ARTIFACT)
+                if blob is None:
+                    return trial
+                graph = archive.from_bytes(blob)
+            metric, samples = self.evaluator.test_accuracy(graph, rounding)
+        return replace(trial, test_accuracy=metric, test_samples=samples)
+
+    # --- the front ----------------------------------------------------------------------------
+
+    def _in_space(self, trial: Trial) -> bool:
+        """The float32 baseline is a landmark, not a design, unless float32 may be chosen."""
+        return trial.baseline != "float32" or bool(trial.params)
+
+    def _values(self, trials: Sequence[Trial]) -> np.ndarray[Any, Any]:
+        return np.array(
+            [[trial.value(name) for name in self.problem.objectives] for trial in trials],
+            dtype=np.float64,
+        )
+
+    def _enters(self, trial: Trial) -> bool:
+        if not (trial.feasible and self._in_space(trial)):
+            return False
+        members = [self.trials[number] for number in self.front]
+        return bool(self.record.box.front(self._values([*members, trial]))[-1])
+
+    def _store(self, proposal: _Proposal, trial: Trial, graph: Graph | None) -> None:
+        trial = replace(trial, finished=time.time())
+        front, hypervolume = None, None
+        if self._enters(trial):
+            members = [*(self.trials[number] for number in self.front), trial]
+            values = self._values(members)
+            kept = self.record.box.front(values)
+            front = tuple(m.number for m, keep in zip(members, kept, strict=True) if keep)
+            hypervolume = self.record.box.hypervolume(values)
+        artifacts = {} if graph is None else {GRAPH_ARTIFACT: archive.to_bytes(graph)}
+        self.storage.finish(self.record.name, trial, front, hypervolume, artifacts)
+        if front is not None and hypervolume is not None:
+            self.front, self.hypervolume = front, hypervolume
+        self._tell(proposal, trial)
+        self._learn(trial)
+        self.listener.ended(trial, self.front, self.hypervolume)
+
+    def _tell(self, proposal: _Proposal, trial: Trial) -> None:
+        if proposal.asked is None:
+            self._replay_sampler(trial)
+            return
+        if not self._tellable(trial):
+            self._study.tell(proposal.asked, state=TrialState.FAIL)
+            return
+        for name, value in self._told_constraints(trial).items():
+            proposal.asked.set_constraint(name, value)
+        self._study.tell(proposal.asked, self._told_values(trial))
+
+
+def _memory_study(problem: Problem) -> optuna.Study:
+    """The sampler's own study: nothing in it is stored as it stands."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(
+        directions=[METRICS[name].direction for name in problem.objectives],
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )

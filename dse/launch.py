@@ -1,0 +1,185 @@
+"""Everything between a command and the explorer: open, check, build, run, and say how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dse.errors import StudyError, WorkloadError
+from dse.problem import Problem, build_problem
+from dse.provenance import versions
+from dse.rows import StudyRecord
+from dse.storage import Storage
+from dse.study import BringYourOwn, StudyFile, difference, parse_study
+
+if TYPE_CHECKING:
+    from dse.explorer import Ending, Listener
+    from dse.workloads import Dataset, Recipe, Workload
+
+DEFAULT_STORAGE = "sqlite:///dse.db"
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """A study file with its workload, data and problem, ready to explore."""
+
+    study: StudyFile
+    text: str
+    folder: Path
+    workload: Workload
+    dataset: Dataset
+    recipe: Recipe
+    problem: Problem
+
+
+def prepare(text: str, source: str, folder: Path, boards: Path | None = None) -> Launch:
+    """Read a study file's text and everything it names; `folder` is where its modules lie.
+
+    Raises a DseError with one sentence for whatever does not fit.
+    """
+    study = parse_study(text, source)
+    from dse.graph.trace import trace
+    from dse.workloads import check_workload
+
+    workload = _workload(study, folder, source)
+    try:
+        recipe = workload.recipe.with_changes(study.training)
+    except WorkloadError as error:
+        raise StudyError(f"{source}: 'training': {error}") from error
+    dataset = check_workload(workload)
+    graph = trace(workload.network(study.seed), dataset.sample_shape, workload.name)
+    try:
+        problem = build_problem(study, graph, dataset.classes, boards)
+    except StudyError as error:
+        raise StudyError(f"{source}: {error}") from error
+    return Launch(study, text, folder, workload, dataset, recipe, problem)
+
+
+def _workload(study: StudyFile, folder: Path, source: str) -> Workload:
+    from dse.workloads import bring_your_own, find_workload
+
+    asked = study.workload
+    try:
+        if isinstance(asked, BringYourOwn):
+            return bring_your_own(asked.model, asked.data, folder)
+        return find_workload(asked)
+    except WorkloadError as error:
+        raise StudyError(f"{source}: 'workload': {error}") from error
+
+
+def record_of(launch: Launch, name: str, n_trials: int) -> StudyRecord:
+    """What the database keeps of a new study."""
+    study, problem = launch.study, launch.problem
+    return StudyRecord(
+        name=name,
+        created=time.time(),
+        study_file=launch.text,
+        definition={**study.searchable(), "folder": str(launch.folder.resolve())},
+        space_hash=problem.space.hash,
+        space=problem.space.to_json(),
+        distributions=problem.space.distributions,
+        sampler=study.sampler.name,
+        sampler_settings=study.sampler.settings,
+        seed=study.seed,
+        objectives=problem.objectives,
+        constraints=tuple(constraint.text for constraint in study.constraints),
+        box=problem.box,
+        n_trials=n_trials,
+        versions=versions(),
+        workload=launch.workload.name,
+    )
+
+
+def check_same(stored: StudyRecord, launch: Launch) -> None:
+    """Refuse to resume when the study file's space, workload, seed or limits changed."""
+    before = {key: value for key, value in stored.definition.items() if key != "folder"}
+    lines = difference(before, launch.study.searchable())
+    if not lines and stored.space_hash != launch.problem.space.hash:
+        lines = ["the knobs that the network and the boards leave have changed"]
+    if lines:
+        raise StudyError(
+            f"study '{stored.name}' cannot be resumed with another search: {'; '.join(lines)}; "
+            "restore the file, or give the changed one a new name"
+        )
+
+
+def explore(
+    storage: Storage,
+    record: StudyRecord,
+    launch: Launch,
+    listener: Listener,
+    *,
+    n_trials: int,
+    timeout_s: float | None,
+    stop: Callable[[], bool],
+) -> Ending:
+    """Run the study until it has `n_trials` finished ones, the time is up, or `stop` says so."""
+    from dse.evaluate import Evaluator
+    from dse.explorer import Explorer
+    from dse.workloads.download import cache_folder
+
+    evaluator = Evaluator(
+        launch.workload,
+        launch.dataset,
+        launch.recipe,
+        record.seed,
+        cache_folder() / "stages",
+        stop,
+    )
+    explorer = Explorer(storage, record, launch.problem, evaluator, listener, stop)
+    return explorer.run(n_trials, timeout_s)
+
+
+def preview(launch: Launch, draws: int = 200) -> Mapping[str, Any]:
+    """What a study would do, without training: targets, knobs, costs, share that fits."""
+    import random
+
+    problem, source = launch.problem, random.Random(launch.study.seed)
+    screened = [
+        problem.screen(problem.space.candidate(problem.space.draw(source))) for _ in range(draws)
+    ]
+    return {
+        "workload": launch.workload.name,
+        "parameters": problem.space.graph.parameters,
+        "macs": problem.space.graph.macs,
+        "knobs": len(problem.space.knobs),
+        "settings": problem.space.size,
+        "alignment": problem.space.alignment,
+        "targets": list(problem.targets),
+        "left_out": list(problem.left_out),
+        "feasible_by_cost": sum(s.feasible for s in screened) / draws,
+        "baseline_int8": _costs(problem, problem.baseline_costs(problem.reference_target)),
+        "smallest": _costs(
+            problem, problem.cost(problem.space.smallest(problem.reference_target)).metrics
+        ),
+        "constraints": [constraint.text for constraint in problem.study.constraints],
+    }
+
+
+def _costs(problem: Problem, metrics: Mapping[Any, Any]) -> dict[str, Any]:
+    return {"target": problem.reference_target} | {
+        name: metric.value for name, metric in metrics.items()
+    }
+
+
+def resume_command(name: str, storage: str, n_trials: int) -> str:
+    """The exact command that goes on with a study."""
+    return f"dse resume {_quoted(name)} --storage {_quoted(storage)} --n-trials {n_trials}"
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def only_study(names: Sequence[str], url: str) -> str:
+    """The single study of a database; StudyError names them when there are several."""
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise StudyError(f"{url} holds no study yet; start one with 'dse run STUDY.yaml'")
+    raise StudyError(f"{url} holds {len(names)} studies; name one of: {', '.join(sorted(names))}")

@@ -1,0 +1,280 @@
+"""A study file made concrete: the network's shapes, the space, the targets and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dse.constraints import Constraint, baseline_of
+from dse.errors import StudyError
+from dse.graph.channels import channel_groups, with_encodings
+from dse.graph.ir import Graph
+from dse.pareto import Box
+from dse.space import Candidate, Knob, KnobKind, Space, float_baseline, layer_knobs
+from dse.study import SpaceSection, StudyFile
+from dse.targets import Cost, Target, cost, find_backend, find_board, load_boards, targets_for
+from dse.trial import COST_METRICS, Metric, MetricName
+from dse.units import format_value
+
+# The reference point lies this far beyond the unpruned int8 network on the costliest target.
+REFERENCE_MARGIN = 1.1
+UNSUPPORTED = "supported by the backend"
+
+
+@dataclass(frozen=True)
+class Screening:
+    """A candidate's exact costs, and every constraint that costs alone decide.
+
+    `violations` by constraint text, <= 0 is met; `reasons` are the sentences of those missed.
+    Where the backend cannot run the network at all, no cost is known.
+    """
+
+    metrics: Mapping[MetricName, Metric]
+    violations: Mapping[str, float]
+    reasons: tuple[str, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether nothing decided by cost is missed."""
+        return not self.reasons
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a study explores; `left_out` says which targets were dropped, and why."""
+
+    study: StudyFile
+    space: Space
+    targets: Mapping[str, Target]
+    classes: int
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def objectives(self) -> tuple[MetricName, ...]:
+        """Names in the study file's order."""
+        return tuple(self.study.objectives)
+
+    @cached_property
+    def reference_target(self) -> str:
+        """Where the baselines are costed: the target with the most flash, then the most RAM."""
+        return max(
+            self.targets,
+            key=lambda name: (
+                self.targets[name].limits().flash_bytes,
+                self.targets[name].limits().ram_bytes,
+                self.targets[name].clock_hz,
+            ),
+        )
+
+    @cached_property
+    def float_target(self) -> str:
+        """Where the float32 baseline is costed: like the reference, on a backend that runs it."""
+        able = [
+            name
+            for name, target in self.targets.items()
+            if not target.unsupported(self.space.shapes(float_baseline(name)))
+        ]
+        here = [name for name in able if name.split("/")[0] == self.reference_target.split("/")[0]]
+        return next(iter(here or able), self.reference_target)
+
+    @cached_property
+    def _baseline_costs(self) -> dict[str, Mapping[MetricName, Metric]]:
+        return {}
+
+    def baseline_costs(self, target: str) -> Mapping[MetricName, Metric]:
+        """Costs of the unpruned int8 network on a target."""
+        if target not in self._baseline_costs:
+            found = self.cost(self.space.int8_baseline(target))
+            self._baseline_costs[target] = found.metrics
+        return self._baseline_costs[target]
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Exact costs from shapes alone."""
+        return cost(self.space.shapes(candidate), self.targets[candidate.target])
+
+    def screen(self, candidate: Candidate) -> Screening:
+        """Costs and cost constraints of a candidate; nothing is trained."""
+        against = self.targets[candidate.target].unsupported(self.space.shapes(candidate))
+        if against:
+            metrics = dict.fromkeys(COST_METRICS, Metric.unavailable(against[0]))
+            return Screening(metrics, {UNSUPPORTED: 1.0}, (f"{candidate.target}: {against[0]}",))
+        metrics = dict(self.cost(candidate).metrics)
+        violations: dict[str, float] = {UNSUPPORTED: 0.0}
+        reasons: list[str] = []
+        for constraint in (*self._limits(candidate.target), *self.study.constraints):
+            if constraint.needs_accuracy:
+                continue
+            metric = metrics[constraint.metric]
+            baseline = baseline_of(constraint, None, self.baseline_costs(candidate.target))
+            violations[constraint.text] = constraint.violation(metric, baseline)
+            if violations[constraint.text] > 0:
+                reasons.append(constraint.miss(metric, baseline, candidate.target))
+        return Screening(metrics, violations, tuple(reasons))
+
+    def judge(
+        self, accuracy: Metric, baseline: float | None, target: str
+    ) -> tuple[Mapping[str, float], tuple[str, ...]]:
+        """Violations and sentences of the constraints on accuracy, once it is known."""
+        violations: dict[str, float] = {}
+        reasons: list[str] = []
+        for constraint in self.study.constraints:
+            if not constraint.needs_accuracy:
+                continue
+            violations[constraint.text] = constraint.violation(accuracy, baseline)
+            if violations[constraint.text] > 0:
+                reasons.append(constraint.miss(accuracy, baseline, target))
+        return violations, tuple(reasons)
+
+    def _limits(self, target: str) -> tuple[Constraint, ...]:
+        """The board's own flash and RAM, less what is reserved for the rest of the firmware."""
+        limits = self.targets[target].limits()
+        return (
+            Constraint("flash", "absolute", limits.flash_bytes, "flash of the board"),
+            Constraint("ram", "absolute", limits.ram_bytes, "ram of the board"),
+        )
+
+    @cached_property
+    def box(self) -> Box:
+        """Where the hypervolume is measured: from the smallest design to the unpruned int8 one.
+
+        The reference accuracy is that of guessing.
+        """
+        ideal, reference = [], []
+        for metric in self.objectives:
+            if metric == "accuracy":
+                ideal.append(0.0)
+                reference.append(1 - 1 / self.classes)
+                continue
+            low = min(self._value(self.space.smallest(name), metric) for name in self.targets)
+            high = max(self._value(self.space.int8_baseline(name), metric) for name in self.targets)
+            ideal.append(low)
+            reference.append(max(high, low) * REFERENCE_MARGIN)
+        logarithmic = tuple(metric != "accuracy" for metric in self.objectives)
+        return Box(self.objectives, tuple(ideal), tuple(reference), logarithmic)
+
+    def _value(self, candidate: Candidate, metric: MetricName) -> float:
+        value = self.cost(candidate).metrics[metric].value
+        if value is None:
+            raise StudyError(f"{metric} is not known on {candidate.target}")
+        return value
+
+
+def build_problem(
+    study: StudyFile, graph: Graph, classes: int, boards_folder: Path | None = None
+) -> Problem:
+    """Put a study file and the network's shapes together.
+
+    Raises StudyError (or TargetError) when a layer, board or backend does not exist, when nothing
+    is left to vary, or when not even the smallest candidate meets what costs alone decide.
+    """
+    targets, left_out = _targets(study, graph, boards_folder)
+    alignment = study.space.alignment or max(
+        target.backend.channel_alignment for target in targets.values()
+    )
+    knobs = _knobs(study.space, graph, tuple(targets))
+    if math.prod(len(knob.choices) for knob in knobs) < 2:
+        raise StudyError("the space is empty: no knob has more than one value")
+    space = Space(graph, knobs, tuple(targets), alignment)
+    problem = Problem(study, space, targets, classes, left_out)
+    _check_possible(problem)
+    return problem
+
+
+def _targets(
+    study: StudyFile, graph: Graph, boards_folder: Path | None
+) -> tuple[dict[str, Target], tuple[str, ...]]:
+    boards = load_boards(boards_folder)
+    chosen = [find_board(name, boards) for name in study.space.boards]
+    backends = [find_backend(name) for name in study.space.backends]
+    clocks = study.space.clocks
+    legal, illegal = targets_for(chosen, backends, "max" if clocks == ["max"] else "all")
+    left_out = [f"{pair.key}: {pair.reason}" for pair in illegal]
+    # float32 is wider than every integer; a backend that runs the int8 network stays.
+    integers = "int8" in study.space.quantization.precision
+    shapes = with_encodings(graph, {}, {}, "int8" if integers else "float32")
+    targets: dict[str, Target] = {}
+    for target in legal:
+        if not {"max", "all", target.clock_hz} & set(clocks):
+            continue
+        problems = target.unsupported(shapes)
+        costs = cost(shapes, target).metrics if not problems else {}
+        unknown = [
+            f"{target.key}: {metric} is not known ({costs[metric].source})"
+            for metric in study.objectives
+            if metric in costs and costs[metric].value is None
+        ]
+        if problems or unknown:
+            left_out += [f"{target.key}: {problem}" for problem in problems] + unknown
+        else:
+            targets[target.key] = target
+    if not targets:
+        offered = ", ".join(target.key for target in legal)
+        why = "; ".join(left_out) or f"no board has the clocks asked for; there are {offered}"
+        raise StudyError(f"'space' leaves no target: {why}")
+    return targets, tuple(left_out)
+
+
+def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tuple[Knob, ...]:
+    weighted = {op.name: _stage(graph, op.output) for op in graph.weighted}
+    groups = {group.name: group.stage for group in channel_groups(graph)}
+    knobs: list[Knob] = []
+    if section.pruning is not None:
+        pruning = section.pruning
+        if not groups:
+            raise StudyError("'space.pruning': the network has no channels that could be removed")
+        knobs += layer_knobs("prune", pruning.granularity, pruning.ratio, groups, pruning.skip)
+        knobs += _choice("criterion", pruning.criterion)
+        knobs += _choice("schedule", pruning.schedule)
+    if section.sparsity is not None:
+        sparsity = section.sparsity
+        knobs += layer_knobs(
+            "sparsity", sparsity.granularity, sparsity.ratio, weighted, sparsity.skip
+        )
+    bits = section.quantization
+    if bits.weight_bits != [8]:
+        knobs += layer_knobs("bits", bits.granularity, bits.weight_bits, weighted, bits.skip)
+    knobs += _choice("precision", bits.precision)
+    return (*knobs, Knob("target", "target", targets))
+
+
+def _choice(kind: KnobKind, values: Sequence[str]) -> list[Knob]:
+    # A knob with one value still decides, so that the candidate says what was used.
+    return [Knob(kind, kind, tuple(values))]
+
+
+def _stage(graph: Graph, tensor: str) -> tuple[int, int]:
+    shape = graph.tensors[tensor].shape
+    return (shape[0], shape[1]) if len(shape) == 3 else (1, 1)
+
+
+def _check_possible(problem: Problem) -> None:
+    """Refuse a study in which not even the smallest candidate meets what costs decide."""
+    nearest_miss: tuple[float, str] | None = None
+    for target in problem.targets:
+        smallest = problem.space.smallest(target)
+        screening = problem.screen(smallest)
+        if screening.feasible:
+            return
+        worst = max(screening.violations.items(), key=lambda item: item[1])
+        if nearest_miss is None or worst[1] < nearest_miss[0]:
+            nearest_miss = (worst[1], "; ".join(screening.reasons))
+    assert nearest_miss is not None
+    raise StudyError(
+        "no candidate can meet the constraints: even the smallest one misses them: "
+        f"{nearest_miss[1]}"
+    )
+
+
+def describe(problem: Problem) -> str:
+    """One line on what the study explores."""
+    space = problem.space
+    smallest = min(
+        (problem.cost(space.smallest(name)).metrics["flash"].value or 0) for name in space.targets
+    )
+    return (
+        f"{len(space.knobs)} knobs, {space.size:.3g} settings, {len(space.targets)} targets, "
+        f"channels rounded to {space.alignment}, smallest flash {format_value('flash', smallest)}"
+    )

@@ -1,0 +1,138 @@
+"""Optuna's samplers by name, each with the settings that a study file may give.
+
+A sampler is made anew for every proposal, seeded by (study seed, trial number): what it knows is in
+the stored trials, so a resumed study continues exactly where an uninterrupted one would be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dse.errors import StudyError, nearest
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.samplers import BaseSampler
+
+MAX_GRID = 20_000
+# NSGA's default population of 50 has had two generations at 100 trials; 20 has had five.
+_POPULATION = 20
+
+# Settings by sampler and the type each takes.
+SAMPLER_SETTINGS: Mapping[str, Mapping[str, type]] = {
+    "tpe": {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool},
+    "nsga2": {"population_size": int, "mutation_prob": float, "crossover_prob": float},
+    "nsga3": {"population_size": int, "mutation_prob": float, "crossover_prob": float},
+    "gp": {"n_startup_trials": int, "deterministic_objective": bool},
+    "random": {},
+    "grid": {},
+}
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise StudyError unless the sampler exists and every setting is known and of its type."""
+    if name not in SAMPLER_SETTINGS:
+        raise StudyError(f"there is no sampler '{name}'; {nearest(name, SAMPLER_SETTINGS)}")
+    allowed = SAMPLER_SETTINGS[name]
+    for key, value in settings.items():
+        if key not in allowed:
+            raise StudyError(
+                f"sampler '{name}' has no setting '{key}'; "
+                + (nearest(key, allowed) if allowed else "it has none")
+            )
+        kind = allowed[key]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number and value >= 0 if kind is not bool else isinstance(value, bool)
+        if not fits or (kind is int and (not isinstance(value, int) or value < 1)):
+            raise StudyError(f"sampler setting '{key}' is {value!r}; allowed: a {kind.__name__}")
+        if key.endswith("_prob") and value > 1:
+            raise StudyError(f"sampler setting '{key}' is {value!r}; allowed: 0 to 1")
+
+
+def make_sampler(
+    name: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    number: int,
+    choices: Mapping[str, Sequence[Any]],
+) -> BaseSampler:
+    """The sampler for trial `number`; equal arguments and stored trials give equal proposals.
+
+    `choices` are the values of every knob, which only the grid needs. Raises StudyError for an
+    unknown sampler or setting, and for a grid of more than 20,000 points.
+    """
+    check_settings(name, settings)
+    derived = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    return _MAKERS[name](dict(settings), derived, seed, choices)
+
+
+def _tpe(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=derived, **settings)
+
+
+def _nsga2(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
+    from optuna.samplers import NSGAIISampler
+
+    return NSGAIISampler(seed=derived, **{"population_size": _POPULATION} | settings)
+
+
+def _nsga3(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
+    from optuna.samplers import NSGAIIISampler
+
+    return NSGAIIISampler(seed=derived, **{"population_size": _POPULATION} | settings)
+
+
+def _gp(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=derived, **settings)
+
+
+def _random(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
+    from optuna.samplers import RandomSampler
+
+    return RandomSampler(seed=derived, **settings)
+
+
+def _grid(
+    settings: dict[str, Any], derived: int, seed: int, choices: Mapping[str, Sequence[Any]]
+) -> BaseSampler:
+    from optuna.samplers import GridSampler
+
+    points = math.prod(len(values) for values in choices.values())
+    if points > MAX_GRID:
+        raise StudyError(
+            f"the grid has {points:,} points; allowed: up to {MAX_GRID:,}; "
+            "take coarser knobs or another sampler"
+        )
+
+    class _Grid(GridSampler):
+        """A grid under ask and tell; the explorer sees by itself when it is exhausted."""
+
+        def after_trial(
+            self,
+            study: optuna.Study,
+            trial: optuna.trial.FrozenTrial,
+            state: optuna.trial.TrialState,
+            values: Sequence[float] | None,
+        ) -> None:
+            """Do not stop the study: Study.stop() works only inside Study.optimize()."""
+
+    # The order of the grid must not move between trials, so its seed is the study's own.
+    return _Grid(dict(choices), seed=seed)
+
+
+_MAKERS: Mapping[str, Callable[..., BaseSampler]] = {
+    "tpe": _tpe,
+    "nsga2": _nsga2,
+    "nsga3": _nsga3,
+    "gp": _gp,
+    "random": _random,
+    "grid": _grid,
+}

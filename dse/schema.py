@@ -1,0 +1,165 @@
+"""Our tables of the database (`dse_*`) and their version.
+
+They are made and changed only by the alembic scripts of `dse/migrations`; a test holds the
+definitions here equal to what the scripts make. Optuna's tables are in `optuna_tables`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from dse.errors import StorageError
+from dse.trial import METRICS
+
+VERSION_TABLE = "dse_schema_version"
+REVISIONS = ("0001",)  # oldest first; the last one is what this code reads and writes
+
+
+def metric_columns(prefix: str) -> tuple[str, str, str, str, str]:
+    """The columns that hold one metric: value, low, high, provenance, source."""
+    return (prefix, f"{prefix}_low", f"{prefix}_high", f"{prefix}_provenance", f"{prefix}_source")
+
+
+def _metric(prefix: str) -> list[sa.Column[float] | sa.Column[str]]:
+    value, low, high, provenance, source = metric_columns(prefix)
+    return [
+        sa.Column(value, sa.Float(53)),
+        sa.Column(low, sa.Float(53)),
+        sa.Column(high, sa.Float(53)),
+        sa.Column(provenance, sa.String(16)),
+        sa.Column(source, sa.Text),
+    ]
+
+
+METRIC_PREFIXES: dict[str, str] = {name: kind.column for name, kind in METRICS.items()}
+TEST_PREFIX = "test_accuracy"
+
+ours = sa.MetaData()
+studies = sa.Table(
+    "dse_studies",
+    ours,
+    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(512), nullable=False, unique=True),
+    # Optuna's study_id, without a foreign key: what is ours outlives a study deleted there.
+    sa.Column("optuna_study_id", sa.Integer, nullable=False),
+    sa.Column("created", sa.Float(53), nullable=False),
+    sa.Column("workload", sa.Text, nullable=False),
+    sa.Column("sampler", sa.String(64), nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("n_trials", sa.Integer, nullable=False),
+    sa.Column("space_hash", sa.String(128), nullable=False),
+    sa.Column("study_file", sa.Text, nullable=False),
+    sa.Column("definition_json", sa.Text, nullable=False),
+    sa.Column("space_json", sa.Text, nullable=False),
+    sa.Column("distributions_json", sa.Text, nullable=False),
+    sa.Column("sampler_settings_json", sa.Text, nullable=False),
+    sa.Column("objectives_json", sa.Text, nullable=False),
+    sa.Column("constraints_json", sa.Text, nullable=False),
+    sa.Column("box_json", sa.Text, nullable=False),
+    sa.Column("versions_json", sa.Text, nullable=False),
+)
+evaluations = sa.Table(
+    "dse_evaluations",
+    ours,
+    sa.Column("evaluation_id", sa.Integer, primary_key=True),
+    sa.Column(
+        "study_id",
+        sa.Integer,
+        sa.ForeignKey("dse_studies.study_id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    sa.Column("optuna_trial_id", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("candidate_key", sa.String(128), nullable=False, index=True),
+    sa.Column("network_key", sa.String(128), nullable=False, index=True),
+    sa.Column("board", sa.Text),
+    sa.Column("backend", sa.Text),
+    sa.Column("clock_hz", sa.Float(53)),
+    *(column for prefix in METRIC_PREFIXES.values() for column in _metric(prefix)),
+    *_metric(TEST_PREFIX),
+    sa.Column("validation_samples", sa.Integer, nullable=False),
+    sa.Column("test_samples", sa.Integer, nullable=False),
+    sa.Column("parameters", sa.BigInteger, nullable=False),
+    sa.Column("macs", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("trained", sa.Boolean, nullable=False),
+    sa.Column("baseline", sa.Text, nullable=False),
+    sa.Column("started", sa.Float(53), nullable=False),
+    sa.Column("finished", sa.Float(53), nullable=False),
+    sa.Column("params_json", sa.Text, nullable=False),
+    sa.Column("candidate_json", sa.Text, nullable=False),
+    sa.Column("violations_json", sa.Text, nullable=False),
+    sa.Column("stage_s_json", sa.Text, nullable=False),
+    sa.Column("attrs_json", sa.Text, nullable=False),
+    sa.UniqueConstraint("study_id", "number"),
+    sa.Index("ix_dse_evaluations_study_id_state", "study_id", "state"),
+)
+fronts = sa.Table(
+    "dse_fronts",
+    ours,
+    sa.Column(
+        "study_id",
+        sa.Integer,
+        sa.ForeignKey("dse_studies.study_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("hypervolume", sa.Float(53), nullable=False),
+    sa.Column("members_json", sa.Text, nullable=False),
+)
+artifacts = sa.Table(
+    "dse_artifacts",
+    ours,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("blob", sa.LargeBinary, nullable=False),
+)
+trial_artifacts = sa.Table(
+    "dse_trial_artifacts",
+    ours,
+    sa.Column(
+        "evaluation_id",
+        sa.Integer,
+        sa.ForeignKey("dse_evaluations.evaluation_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    sa.Column("kind", sa.String(64), primary_key=True),
+    sa.Column("sha256", sa.String(64), sa.ForeignKey("dse_artifacts.sha256"), nullable=False),
+)
+_version = sa.Table(VERSION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String(32)))
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision of our tables, or None in a database that has none of them."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(sa.select(_version.c.version_num)).scalar()
+
+
+def check(found: str | None) -> bool:
+    """Whether the tables of this revision need an upgrade.
+
+    Raises StorageError when a newer version of dse made them.
+    """
+    if found is not None and found not in REVISIONS:
+        raise StorageError(
+            f"the database has schema version {found}, this dse knows {REVISIONS[0]} to "
+            f"{REVISIONS[-1]}: a newer dse wrote it; upgrade with pip install --upgrade dse"
+        )
+    return found != REVISIONS[-1]
+
+
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Bring our tables to a revision inside the caller's transaction (alembic)."""
+    # Only here: alembic costs a fifth of a second and is not needed to read a database.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, to)

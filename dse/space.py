@@ -1,0 +1,337 @@
+"""Knobs and what they mean: sampler values -> Candidate -> graph of shapes, and their keys."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from dse.errors import StudyError, nearest
+from dse.graph.channels import channel_groups, narrow, with_encodings
+from dse.graph.ir import Graph
+from dse.units import parse_quantity
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+KnobKind: TypeAlias = Literal[
+    "prune", "sparsity", "bits", "criterion", "schedule", "precision", "target"
+]
+Value: TypeAlias = str | int | float
+MAX_KNOWN_SHAPES = 4096
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One thing a sampler chooses: its values, and the layers or groups it acts on."""
+
+    name: str
+    kind: KnobKind
+    choices: tuple[Value, ...]
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise StudyError(f"knob '{self.name}' has no values to choose from")
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the values are evenly spaced numbers (a range for the sampler)."""
+        if len(self.choices) < 3 or any(isinstance(c, str) for c in self.choices):
+            return False
+        numbers = [float(c) for c in self.choices]
+        step = numbers[1] - numbers[0]
+        return step > 0 and all(
+            math.isclose(b - a, step, abs_tol=1e-9) for a, b in itertools.pairwise(numbers)
+        )
+
+    def distribution(self) -> BaseDistribution:
+        """The knob as Optuna knows it."""
+        from optuna.distributions import (
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
+
+        if not self.ordered:
+            return CategoricalDistribution(self.choices)
+        low, high = self.choices[0], self.choices[-1]
+        step = float(self.choices[1]) - float(low)
+        if all(isinstance(choice, int) for choice in self.choices):
+            return IntDistribution(int(low), int(high), step=int(step))
+        return FloatDistribution(float(low), float(high), step=round(step, 10))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compression and a target, in canonical form: what changes nothing is left out.
+
+    `widths` are kept output channels by group and `kept` kept shares of weights by layer, where
+    something is removed; `bits` are the weight widths of every layer, none when the precision is
+    float32; `target` is 'board/backend/clock'.
+    """
+
+    target: str
+    widths: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, float] = field(default_factory=dict)
+    bits: Mapping[str, int] = field(default_factory=dict)
+    precision: Literal["int8", "float32"] = "int8"
+    criterion: str = ""
+    schedule: str = ""
+
+    @cached_property
+    def canonical(self) -> str:
+        """The same text on every machine."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the whole candidate."""
+        return _digest(self.canonical)
+
+    @cached_property
+    def network_key(self) -> str:
+        """Hash of what decides the network; equal for candidates that differ in the target."""
+        content = {name: value for name, value in self.to_json().items() if name != "target"}
+        return _digest(json.dumps(content, sort_keys=True))
+
+    @cached_property
+    def training_key(self) -> str:
+        """Hash of what decides the training; post-training quantization is left out."""
+        skipped = ("target", "bits", "precision")
+        content = {name: v for name, v in self.to_json().items() if name not in skipped}
+        return _digest(json.dumps(content, sort_keys=True))
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the float network differs from the baseline."""
+        return bool(self.widths or self.kept)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, with the target taken apart."""
+        board, backend, clock = self.target.split("/")
+        hertz = round(parse_quantity(clock.replace("MHz", " MHz"), "hertz"))
+        content = asdict(self)
+        content["target"] = {"board": board, "backend": backend, "clock_hz": hertz}
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Candidate:
+        """The candidate that `to_json` wrote."""
+        target = content["target"]
+        text = f"{target['board']}/{target['backend']}/{target['clock_hz'] / 1e6:g}MHz"
+        return cls(**{**content, "target": text})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def float_baseline(target: str) -> Candidate:
+    """The network as it was trained."""
+    return Candidate(target, precision="float32")
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every candidate of a study: knobs over one network, with widths rounded to `alignment`."""
+
+    graph: Graph
+    knobs: tuple[Knob, ...]
+    targets: tuple[str, ...]
+    alignment: int = 1
+
+    def __post_init__(self) -> None:
+        names = [knob.name for knob in self.knobs]
+        if len(names) != len(set(names)):
+            raise StudyError("two knobs have one name")
+        if not self.targets:
+            raise StudyError("the space is empty: no target is left")
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The knobs as Optuna knows them, by name."""
+        return {knob.name: knob.distribution() for knob in self.knobs}
+
+    @cached_property
+    def choices(self) -> dict[str, tuple[Value, ...]]:
+        """Values by knob."""
+        return {knob.name: knob.choices for knob in self.knobs}
+
+    @cached_property
+    def size(self) -> int:
+        """Settings of the knobs; several may mean one candidate."""
+        return math.prod(len(knob.choices) for knob in self.knobs)
+
+    @cached_property
+    def _channels(self) -> dict[str, int]:
+        return {group.name: group.channels for group in channel_groups(self.graph)}
+
+    @cached_property
+    def _layers(self) -> tuple[str, ...]:
+        return tuple(op.name for op in self.graph.weighted)
+
+    def int8_baseline(self, target: str) -> Candidate:
+        """The unpruned network with every weight in 8 bits."""
+        return Candidate(target, bits=dict.fromkeys(self._layers, 8))
+
+    @cached_property
+    def _knob(self) -> dict[str, Knob]:
+        return {knob.name: knob for knob in self.knobs}
+
+    @cached_property
+    def hash(self) -> str:
+        """What must not change between a study and its resumption."""
+        return _digest(json.dumps(self.to_json(), sort_keys=True))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The knobs, with what they act on."""
+        return [asdict(knob) for knob in self.knobs]
+
+    def candidate(self, params: Mapping[str, Any]) -> Candidate:
+        """What a setting of the knobs means; equal networks become equal candidates."""
+        picked: dict[str, Any] = {
+            "criterion": "l2",
+            "schedule": "one-shot",
+            "precision": "int8",
+            "target": self.targets[0],
+        }
+        widths: dict[str, int] = {}
+        kept: dict[str, float] = {}
+        bits = dict.fromkeys(self._layers, 8)
+        for name, value in params.items():
+            knob = self._knob[name]
+            if knob.kind == "prune":
+                widths.update(self._widths(knob, float(value)))
+            elif knob.kind == "sparsity":
+                kept.update({layer: round(1 - float(value), 10) for layer in knob.layers if value})
+            elif knob.kind == "bits":
+                bits.update(dict.fromkeys(knob.layers, int(value)))
+            else:
+                picked[knob.kind] = value
+        floating = picked["precision"] == "float32"
+        return Candidate(
+            target=picked["target"],
+            widths=widths,
+            kept=kept,
+            bits={} if floating else bits,
+            precision=picked["precision"],
+            criterion=picked["criterion"] if widths else "",
+            schedule=picked["schedule"] if widths or kept else "",
+        )
+
+    def _widths(self, knob: Knob, ratio: float) -> dict[str, int]:
+        found = {}
+        for layer in knob.layers:
+            channels = self._channels[layer]
+            width = aligned_width(channels, ratio, self.alignment)
+            if width < channels:
+                found[layer] = width
+        return found
+
+    def params(self, candidate: Candidate) -> dict[str, Value] | None:
+        """A setting that means `candidate` where every layer of a knob agrees, else None.
+
+        Used to tell samplers about the baselines.
+        """
+        params: dict[str, Value] = {}
+        for knob in self.knobs:
+            neutral = _NEUTRAL.get(knob.kind)
+            value: Value = knob.choices[0] if neutral is None else neutral
+            if knob.kind in ("target", "precision"):
+                value = str(getattr(candidate, knob.kind))
+            if value not in knob.choices:
+                return None
+            params[knob.name] = next(c for c in knob.choices if c == value)
+        return params if self.candidate(params) == candidate else None
+
+    def smallest(self, target: str) -> Candidate:
+        """The most compressed candidate on a target: every cost constraint can be tried on it."""
+        params: dict[str, Value] = {}
+        for knob in self.knobs:
+            if knob.kind in ("prune", "sparsity"):
+                params[knob.name] = max(knob.choices)
+            elif knob.kind == "bits":
+                params[knob.name] = min(knob.choices)
+            elif knob.kind == "precision":
+                params[knob.name] = "int8" if "int8" in knob.choices else knob.choices[0]
+            elif knob.kind == "target":
+                params[knob.name] = target
+            else:
+                params[knob.name] = knob.choices[0]
+        return self.candidate(params)
+
+    def draw(self, source: random.Random) -> dict[str, Value]:
+        """A uniform random setting."""
+        return {knob.name: source.choice(knob.choices) for knob in self.knobs}
+
+    def settings(self) -> Iterator[dict[str, Value]]:
+        """Every setting, in order; for spaces small enough to walk."""
+        names = [knob.name for knob in self.knobs]
+        for values in itertools.product(*(knob.choices for knob in self.knobs)):
+            yield dict(zip(names, values, strict=True))
+
+    def shapes(self, candidate: Candidate) -> Graph:
+        """The candidate's graph without weights: its exact costs, before any training."""
+        known = self._known_shapes.get(candidate.network_key)
+        if known is None:
+            narrowed = narrow(self.graph, candidate.widths)
+            known = with_encodings(narrowed, candidate.bits, candidate.kept, candidate.precision)
+            if len(self._known_shapes) >= MAX_KNOWN_SHAPES:
+                self._known_shapes.clear()
+            self._known_shapes[candidate.network_key] = known
+        return known
+
+    @cached_property
+    def _known_shapes(self) -> dict[str, Graph]:
+        return {}
+
+
+_NEUTRAL: Mapping[str, Value] = {"prune": 0, "sparsity": 0, "bits": 8}
+
+
+def aligned_width(channels: int, ratio: float, alignment: int) -> int:
+    """Channels kept of `channels` at a pruning ratio, a multiple of `alignment`, at least one step.
+
+    A layer narrower than one step is left whole: kernels would pad it anyway.
+    """
+    if ratio <= 0:
+        return channels
+    steps = max(1, round(channels * (1 - ratio) / alignment))
+    return min(channels, steps * alignment)
+
+
+def layer_knobs(
+    kind: Literal["prune", "sparsity", "bits"],
+    granularity: str,
+    choices: Sequence[Value],
+    layers: Mapping[str, tuple[int, int]],
+    skip: Sequence[str],
+) -> list[Knob]:
+    """Knobs over `layers` (name -> height and width it works at), one a layer, stage or in all.
+
+    Raises StudyError for a layer to skip that does not exist.
+    """
+    for name in skip:
+        if name not in layers:
+            raise StudyError(f"'skip' of {kind} names layer '{name}'; {nearest(name, layers)}")
+    chosen = {name: stage for name, stage in layers.items() if name not in skip}
+    if not chosen:
+        return []
+    if granularity == "global":
+        return [Knob(kind, kind, tuple(choices), tuple(chosen))]
+    if granularity == "per-layer":
+        return [Knob(f"{kind}.{name}", kind, tuple(choices), (name,)) for name in chosen]
+    stages: dict[tuple[int, int], list[str]] = {}
+    for name, stage in chosen.items():
+        stages.setdefault(stage, []).append(name)
+    return [
+        Knob(f"{kind}.{height}x{width}", kind, tuple(choices), tuple(names))
+        for (height, width), names in stages.items()
+    ]

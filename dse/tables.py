@@ -1,0 +1,143 @@
+"""Tables of the command line: one place for columns, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from dse.trial import METRICS, Trial
+from dse.units import format_quantity, format_value
+
+Format = Literal["table", "json", "csv"]
+# Wide enough for any row when the output is a file or a pipe.
+PIPE_WIDTH = 240
+_UNIT_SUFFIX = re.compile(r"_(bytes|s|j|hz)$")
+
+
+def console() -> Console:
+    """Standard output; wide when it is not a terminal, so that rows stay on one line."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def show(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    form: Format,
+    pretty: Mapping[str, Sequence[str]] | None = None,
+    title: str = "",
+) -> None:
+    """Print rows: raw SI values as JSON or CSV, `pretty` texts by column in the table."""
+    if form == "json":
+        print(json.dumps(list(rows), indent=2))
+    elif form == "csv":
+        print(as_csv(rows, columns), end="")
+    else:
+        table = Table(title=title or None, title_justify="left")
+        for column in columns:
+            # A column of pretty texts carries its units in the cells.
+            name = _UNIT_SUFFIX.sub("", column) if column in (pretty or {}) else column
+            table.add_column(name.replace("_", " "), overflow="fold")
+        shown = {c: (pretty or {}).get(c) or [_text(row.get(c)) for row in rows] for c in columns}
+        for index in range(len(rows)):
+            table.add_row(*(shown[column][index] for column in columns))
+        console().print(table, highlight=False)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as CSV; mappings and lists become JSON texts."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(
+            json.dumps(v) if isinstance(v := row.get(column), Mapping | list) else v
+            for column in columns
+        )
+    return buffer.getvalue()
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def front_rows(trials: Sequence[Trial], baseline: Trial | None) -> list[dict[str, Any]]:
+    """One row a design: where it runs, metrics in SI units, test accuracy, what was done."""
+    rows = []
+    for trial in trials:
+        target = trial.candidate.get("target", {})
+        row: dict[str, Any] = {
+            "trial": trial.number,
+            "board": target.get("board", ""),
+            "backend": target.get("backend", ""),
+            "clock_hz": target.get("clock_hz"),
+        }
+        row |= {kind.column: trial.value(name) for name, kind in METRICS.items()}
+        row["test_accuracy"] = None if trial.test_accuracy is None else trial.test_accuracy.value
+        row["parameters"] = trial.parameters
+        row["parameters_share"] = trial.parameters / baseline.parameters if baseline else None
+        row["compression"] = compression_text(trial)
+        rows.append(row)
+    return rows
+
+
+FRONT_COLUMNS = (
+    "trial",
+    "board",
+    "backend",
+    "clock_hz",
+    *(kind.column for kind in METRICS.values()),
+    "test_accuracy",
+    "parameters",
+    "compression",
+)
+
+
+def show_front(trials: Sequence[Trial], baseline: Trial | None, form: Format, title: str) -> None:
+    """Print the front, pretty units in the table."""
+    rows = front_rows(trials, baseline)
+    pretty: dict[str, list[str]] = {
+        kind.column: [format_value(name, row[kind.column]) for row in rows]
+        for name, kind in METRICS.items()
+    }
+    pretty["test_accuracy"] = [format_value("accuracy", row["test_accuracy"]) for row in rows]
+    pretty["clock_hz"] = [
+        format_quantity(row["clock_hz"], "hertz") if row["clock_hz"] else "-" for row in rows
+    ]
+    pretty["parameters"] = [
+        f"{row['parameters']:,}"
+        + (f" ({100 * row['parameters_share']:.1f} %)" if row["parameters_share"] else "")
+        for row in rows
+    ]
+    show(rows, FRONT_COLUMNS, form, pretty, title)
+
+
+def compression_text(trial: Trial) -> str:
+    """What was done to the network, short."""
+    candidate = trial.candidate
+    parts = [trial.baseline and f"{trial.baseline} baseline"]
+    if widths := candidate.get("widths"):
+        parts.append("channels " + " ".join(f"{n}={w}" for n, w in widths.items()))
+    if kept := candidate.get("kept"):
+        shares = sorted(set(kept.values()))
+        parts.append("weights kept " + "-".join(f"{100 * s:.0f}" for s in shares) + " %")
+    if bits := candidate.get("bits"):
+        widths_of = sorted(set(bits.values()))
+        same = len(widths_of) == 1
+        parts.append(
+            f"{widths_of[0]}-bit" if same else "bits " + "/".join(str(b) for b in bits.values())
+        )
+    elif candidate.get("precision") == "float32":
+        parts.append("float32")
+    if candidate.get("criterion"):
+        parts.append(f"{candidate['criterion']} {candidate['schedule']}")
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,43 @@
+"""Cortex-M cores: what a backend may use on them, and the family whose cycles they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from dse.errors import TargetError, nearest
+
+Family: TypeAlias = Literal["m0plus", "m3", "m4", "m7", "m33"]
+
+
+@dataclass(frozen=True)
+class Core:
+    """A processor: name as Arm writes it, instruction set, DSP extension, floating-point unit."""
+
+    name: str
+    family: Family
+    isa: str
+    dsp: bool
+    fpu: bool
+
+
+# Instruction sets and options: Arm product pages; Zephyr board pages name those of our boards.
+CORES: Mapping[str, Core] = {
+    core.name: core
+    for core in (
+        Core("cortex-m0plus", "m0plus", "armv6-m", dsp=False, fpu=False),
+        Core("cortex-m3", "m3", "armv7-m", dsp=False, fpu=False),
+        Core("cortex-m4", "m4", "armv7e-m", dsp=True, fpu=False),
+        Core("cortex-m4f", "m4", "armv7e-m", dsp=True, fpu=True),
+        Core("cortex-m7", "m7", "armv7e-m", dsp=True, fpu=True),
+        Core("cortex-m33", "m33", "armv8-m.main", dsp=True, fpu=True),
+    )
+}
+
+
+def find_core(name: str) -> Core:
+    """The core of that name; TargetError names the nearest."""
+    if name not in CORES:
+        raise TargetError(f"unknown core '{name}'; {nearest(name, CORES)}")
+    return CORES[name]

@@ -1,0 +1,88 @@
+"""How a weight tensor lies in flash, and how many bytes it takes: known from shape, bits and kept.
+
+Dense: packed at the container's bits, each output channel starting on a byte where the kernels
+need it. Sparse (native kernels): a bitmap of one bit an element, the kept values packed in the
+container's bits, and one row offset (16 or 32 bits) an output channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from dse.errors import TargetError
+from dse.graph.ir import Weight
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A layout in flash: bits a stored value, bytes in all."""
+
+    layout: Literal["dense", "sparse"]
+    container_bits: int
+    size_bytes: int
+
+    @property
+    def suffix(self) -> str:
+        """How the cycle tables name a multiply-accumulate with it: '' is dense 8 bits."""
+        name = {8: "", 32: ".f32"}.get(self.container_bits, f".w{self.container_bits}")
+        return ".sparse" + name if self.layout == "sparse" else name
+
+
+def container_bits(bits: int, containers: Sequence[int]) -> int:
+    """The narrowest container that holds `bits`; integers never go into float containers.
+
+    Raises TargetError when the backend stores nothing that wide.
+    """
+    fits = [width for width in containers if width >= bits and (width == 32) == (bits == 32)]
+    if not fits:
+        raise TargetError(
+            f"no container for weights of {bits} bits; allowed containers: "
+            f"{', '.join(str(width) for width in sorted(containers))} bits"
+        )
+    return min(fits)
+
+
+def encode(
+    weight: Weight, containers: Sequence[int], *, sparse: bool = False, pad_rows: bool = True
+) -> Encoding:
+    """The smallest layout the backend can read; ties go to dense, which is never slower.
+
+    `sparse`: the backend has a sparse kernel. `pad_rows`: output channels start on a byte.
+    """
+    return _encode(weight.shape, weight.bits, weight.kept, tuple(containers), sparse, pad_rows)
+
+
+def encoded_bytes(
+    weight: Weight, containers: Sequence[int], *, sparse: bool = False, pad_rows: bool = True
+) -> int:
+    """Bytes in flash of the values (no biases, no multipliers) in the smallest layout."""
+    return encode(weight, containers, sparse=sparse, pad_rows=pad_rows).size_bytes
+
+
+@lru_cache(maxsize=8192)
+def _encode(
+    shape: tuple[int, ...],
+    bits: int,
+    kept: int,
+    containers: tuple[int, ...],
+    sparse: bool,
+    pad_rows: bool,
+) -> Encoding:
+    width = container_bits(bits, containers)
+    rows, size = shape[0], 1
+    for length in shape:
+        size *= length
+    packed = rows * _bytes(size // rows * width) if pad_rows else _bytes(size * width)
+    dense = Encoding("dense", width, packed)
+    if not sparse or kept == size:
+        return dense
+    offset_bytes = 2 if kept < 1 << 16 else 4
+    total = _bytes(size) + _bytes(kept * width) + rows * offset_bytes
+    return dense if packed <= total else Encoding("sparse", width, total)
+
+
+def _bytes(bits: int) -> int:
+    return -(-bits // 8)

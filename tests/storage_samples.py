@@ -1,0 +1,138 @@
+"""Studies and trials for the tests of the database: any that can exist, drawn by hypothesis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from dse.pareto import Box
+from dse.rows import StudyRecord
+from dse.trial import METRICS, Metric, MetricName, State, Trial
+
+KNOBS: dict[str, BaseDistribution] = {
+    "conv1/width": FloatDistribution(0.1, 1.0),
+    "rate": FloatDistribution(1e-5, 1e-1, log=True),
+    "bits": IntDistribution(2, 8),
+    "board": CategoricalDistribution(["rpi-pico", "nucleo-f446re", None, True]),
+}
+OBJECTIVES: tuple[MetricName, ...] = ("accuracy", "flash", "latency")
+LIMIT = "ram <= 16 KiB"
+
+
+def record(name: str = "digits", objectives: tuple[MetricName, ...] = OBJECTIVES) -> StudyRecord:
+    size = len(objectives)
+    log = tuple(metric != "accuracy" for metric in objectives)
+    ideal = tuple(1e-9 if cost else 0.0 for cost in log)
+    return StudyRecord(
+        name=name,
+        created=1.79e9,
+        study_file="study: digits\n# größer\n",
+        definition={"study": name, "space": {"bits": [2, 8]}},
+        space_hash="abc123",
+        space=[{"name": "bits", "low": 2, "high": 8}],
+        distributions=KNOBS,
+        sampler="tpe",
+        sampler_settings={"n_startup_trials": 10},
+        seed=2**40,
+        objectives=objectives,
+        constraints=(LIMIT,),
+        box=Box(objectives, ideal, (1e9,) * size, log),
+        n_trials=60,
+        versions={"dse": "0.1.0"},
+        workload="digits",
+    )
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | FINITE | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+PROVENANCES = st.sampled_from(["measured", "emulated", "estimated", "modelled", "exact"])
+METRIC = st.one_of(
+    TEXT.map(Metric.unavailable),
+    st.tuples(
+        st.lists(FINITE, min_size=3, max_size=3).map(sorted), PROVENANCES, TEXT, st.booleans()
+    ).map(lambda m: Metric(m[0][1], m[0][0], float("inf") if m[3] else m[0][2], m[1], m[2])),
+)
+KNOWN = METRIC.filter(lambda metric: metric.value is not None)
+PARAMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "conv1/width": st.floats(0.1, 1.0),
+        "rate": st.floats(1e-5, 1e-1),
+        "bits": st.integers(2, 8),
+        "board": st.sampled_from(["rpi-pico", "nucleo-f446re", None, True]),
+    },
+)
+TARGET = st.fixed_dictionaries(
+    {}, optional={"board": TEXT, "backend": TEXT, "clock_hz": st.integers(1, 10**9)}
+)
+SECONDS = st.just(0.0) | st.floats(1.0, 4e9)
+COUNT = st.integers(0, 2**31 - 1)
+
+
+@st.composite
+def trials(draw: st.DrawFn, number: int = 0, states: tuple[State, ...] = tuple(State)) -> Trial:
+    """Any trial that can be stored."""
+    state = draw(st.sampled_from(states))
+    metrics = draw(st.dictionaries(st.sampled_from(sorted(METRICS)), METRIC))
+    violations = draw(st.dictionaries(TEXT, FINITE, max_size=3))
+    if state is State.COMPLETE:
+        metrics |= {name: draw(KNOWN) for name in OBJECTIVES}
+        violations = {text: -abs(miss) for text, miss in violations.items()}
+    candidate: dict[str, Any] = draw(st.dictionaries(TEXT, JSON, max_size=3))
+    return Trial(
+        number=number,
+        state=state,
+        params=draw(PARAMS),
+        candidate={**candidate, "target": draw(TARGET)},
+        candidate_key=draw(TEXT),
+        network_key=draw(TEXT),
+        metrics=metrics,
+        test_accuracy=draw(st.none() | METRIC),
+        validation_samples=draw(COUNT),
+        test_samples=draw(COUNT),
+        parameters=draw(st.integers(0, 2**62)),
+        macs=draw(st.integers(0, 2**62)),
+        violations=violations,
+        reason=draw(TEXT),
+        trained=draw(st.booleans()),
+        baseline=draw(TEXT),
+        stage_s=draw(st.dictionaries(TEXT, FINITE, max_size=3)),
+        started=draw(SECONDS),
+        finished=draw(SECONDS),
+        attrs=draw(st.dictionaries(TEXT.filter(lambda k: not k.startswith("constraints")), JSON)),
+    )
+
+
+def finished(number: int, accuracy: float = 0.9, **changes: Any) -> Trial:
+    """A complete trial with every part filled."""
+    values = {"accuracy": accuracy, "flash": 1e4 + number, "latency": 0.01}
+    parts: dict[str, Any] = {
+        "params": {"bits": 2 + number % 7, "board": "rpi-pico", "conv1/width": 0.5},
+        "candidate": {
+            "target": {"board": "rpi-pico", "backend": "native", "clock_hz": 133_000_000}
+        },
+        "candidate_key": f"key{number}",
+        "metrics": {name: Metric(v, v, v, "measured", "here") for name, v in values.items()},
+        "violations": {LIMIT: -0.5},
+        "started": 1.79e9,
+        "finished": 1.79e9 + 3,
+        "attrs": {"tpe:step": number},
+    }
+    return Trial(number, State.COMPLETE, **{**parts, **changes})
+
+
+def url(folder: Path, name: str = "study.db") -> str:
+    return f"sqlite:///{folder / name}"
