@@ -12,7 +12,9 @@ from dse.units import format_quantity
 def show_boards(folder: Path | None, form: Format) -> None:
     """One row a board: core, clocks, memory, power while inferring, and how far it is checked."""
     boards = load_boards(folder)
-    rows, pretty = [], {"clocks_hz": [], "flash_bytes": [], "ram_bytes": [], "active_w": []}
+    rows: list[dict[str, object]] = []
+    columns = ("clocks_hz", "flash_bytes", "ram_bytes", "active_w")
+    pretty: dict[str, list[str]] = {column: [] for column in columns}
     for board in boards.values():
         power = board.active_power_w(board.max_clock_hz)
         unverified = sum(fact.status == "unverified" for _, fact in board.facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,8 +122,6 @@ def _cannot_share(path: Path) -> bool:
 
     Without a log beside it nobody is writing, so the file can be read as immutable.
     """
-    import os
-
     log = path.with_name(path.name + "-wal")
     return not log.exists() and not os.access(path.parent, os.W_OK, effective_ids=True)
 

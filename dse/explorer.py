@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from dse.errors import DseError
-from dse.evaluate import Evaluation, Evaluator, Interrupted
+from dse.evaluate import Evaluation, Interrupted
 from dse.graph import archive
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
@@ -28,8 +28,9 @@ from dse.space import Candidate, float_baseline
 from dse.storage import Storage
 from dse.trial import COST_METRICS, METRICS, Metric, State, Trial
 
-# Proposals of candidates that are known already, before the sampler is passed over.
-MAX_REPEATS = 50
+# Proposals of known candidates before the last one is changed a little instead.
+MAX_REPEATS = 5
+MAX_MUTATIONS = 60
 # Spaces up to this size are walked to find what is left; larger ones are drawn from at random.
 MAX_WALK = 50_000
 MAX_FAILURES_IN_A_ROW = 10
@@ -46,6 +47,16 @@ class Listener(Protocol):
 
     def ended(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
         """A trial was stored."""
+
+
+class Measuring(Protocol):
+    """What the explorer needs of `evaluate.Evaluator`."""
+
+    def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:
+        """Train (or find) a network and measure its accuracy on validation data."""
+
+    def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
+        """Accuracy on test data, and the number of samples."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Explorer:
         storage: Storage,
         record: StudyRecord,
         problem: Problem,
-        evaluator: Evaluator,
+        evaluator: Measuring,
         listener: Listener,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -94,7 +105,6 @@ class Explorer:
         self._keys: set[str] = set()
         self._known: dict[tuple[str, Rounding], _Known] = {}
         self._accuracies: list[float] = []
-        self._graphs: dict[str, Graph] = {}
         self._study = _memory_study(problem)
         self._waiting: list[Trial] = []
         self._replay()
@@ -228,7 +238,7 @@ class Explorer:
             assert proposal.asked is not None
             # A failed trial of the memory study: samplers pass over it, and nothing is stored.
             self._study.tell(proposal.asked, state=TrialState.FAIL)
-        params = self._unseen(number)
+        params = self._near(proposal.params, number) or self._unseen(number)
         if params is None:
             return None
         self._study.enqueue_trial(params)
@@ -253,14 +263,26 @@ class Explorer:
         params = self.space.params(candidate) or {}
         return _Proposal(number, candidate, params, {}, None, label)
 
+    def _near(self, params: Mapping[str, Any], number: int) -> dict[str, Any] | None:
+        """A new candidate close to a known one that the sampler wants: few knobs changed."""
+        source = random.Random(self.record.seed * 1_000_003 + number)
+        free = [knob for knob in self.space.knobs if len(knob.choices) > 1]
+        for attempt in range(MAX_MUTATIONS):
+            changed = dict(params)
+            for knob in source.sample(free, min(len(free), 1 + attempt // 15)):
+                changed[knob.name] = source.choice(knob.choices)
+            if self.space.candidate(changed).key not in self._keys:
+                return changed
+        return None
+
     def _unseen(self, number: int) -> dict[str, Any] | None:
-        """A setting whose candidate is new: the first of a small space, a random one of a large."""
+        """Any setting whose candidate is new; None when a space small enough to walk has none."""
+        source = random.Random(self.record.seed * 1_000_003 + number)
         if self.space.size <= MAX_WALK:
             settings = list(self.space.settings())
-            random.Random(number).shuffle(settings)
+            source.shuffle(settings)
         else:
-            source = random.Random(self.record.seed * 1_000_003 + number)
-            settings = [self.space.draw(source) for _ in range(MAX_REPEATS)]
+            settings = [self.space.draw(source) for _ in range(MAX_MUTATIONS)]
         for params in settings:
             if self.space.candidate(params).key not in self._keys:
                 return params

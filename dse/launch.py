@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dse.errors import StudyError, WorkloadError
+from dse.errors import CompressionError, StudyError, WorkloadError
 from dse.problem import Problem, build_problem
 from dse.provenance import versions
 from dse.rows import StudyRecord
@@ -53,9 +53,41 @@ def prepare(text: str, source: str, folder: Path, boards: Path | None = None) ->
     graph = trace(workload.network(study.seed), dataset.sample_shape, workload.name)
     try:
         problem = build_problem(study, graph, dataset.classes, boards)
-    except StudyError as error:
+        _check_prunable(problem, workload, dataset)
+    except (StudyError, CompressionError) as error:
         raise StudyError(f"{source}: {error}") from error
     return Launch(study, text, folder, workload, dataset, recipe, problem)
+
+
+def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> None:
+    """Prune the untrained network once by every criterion, as far as the space goes.
+
+    Finds at the start what would fail in every trial, and holds the costs that the search will
+    trust against those of a network that was really pruned.
+    """
+    from dse.compress import Importance, prune_channels
+    from dse.graph.channels import narrow
+    from dse.graph.trace import trace
+
+    space = problem.space
+    widths = space.smallest(space.targets[0]).widths
+    if not widths:
+        return
+    samples = dataset.train.take(min(64, len(dataset.train)))
+    for criterion in space.choices["criterion"]:
+        importance = Importance(
+            str(criterion), problem.study.seed, samples if criterion == "taylor" else None
+        )
+        model = workload.network(problem.study.seed)
+        pruned = prune_channels(model, dataset.example, widths, importance)
+        if (
+            trace(pruned, dataset.sample_shape, workload.name).key
+            != narrow(space.graph, widths).key
+        ):
+            raise StudyError(
+                f"pruning by '{criterion}' removes other channels than the graph ties together; "
+                "list the layers it concerns under 'space.pruning.skip'"
+            )
 
 
 def _workload(study: StudyFile, folder: Path, source: str) -> Workload:

@@ -140,6 +140,8 @@ def create_study(url: URL, record: StudyRecord) -> int:
         study_id = storage.get_study_id_from_name(record.name)
         storage.engine.dispose()
         return study_id
+    except optuna.exceptions.StorageInternalError as error:
+        raise StorageError(f"database {shown(url)}: {error.__cause__ or error}") from error
     except RuntimeError as error:  # its tables are of another version
         raise StorageError(f"database {shown(url)}: {error}") from error
     finally:
@@ -233,6 +235,11 @@ def _value_rows(trial: Trial, objectives: Sequence[MetricName]) -> list[Row]:
     if unknown:
         raise StorageError(
             f"trial {trial.number} is complete, but its {', '.join(unknown)} is not known"
+        )
+    missed = [text for text, miss in trial.violations.items() if miss > 0]
+    if trial.feasible and missed:
+        raise StorageError(
+            f"trial {trial.number} is complete, but misses {missed[0]}; store it as infeasible"
         )
     return [
         {"objective": index, "value": trial.value(name), "value_type": "FINITE"}

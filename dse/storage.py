@@ -46,8 +46,8 @@ class Storage:
                 raise StorageError(f"{path} is a folder; name a file, as in {path}/study.db")
             if not path.parent.is_dir():
                 raise StorageError(f"the folder {path.parent} does not exist; make it first")
-            if readonly and not path.exists():
-                raise StorageError(f"there is no database at {path}; check the storage URL")
+            if readonly:
+                self._check_file()
         self._engine = make_engine(self.url, readonly=readonly)
         if path is None or path.exists():
             self._open()
@@ -74,13 +74,14 @@ class Storage:
 
         Raises StorageError when a study of this name exists.
         """
-        with self._write() as connection:
+        with self._write(create=True) as connection:
             if schema.check(schema.revision(connection)):
                 schema.upgrade(connection)
             names = connection.execute(sa.select(schema.studies.c.name)).scalars().all()
         if record.name in names:
             raise self._exists(record.name)
-        optuna_study_id = optuna_tables.create_study(self.url, record)
+        with sentences(self.url):
+            optuna_study_id = optuna_tables.create_study(self.url, record)
         with self._write() as connection:
             try:
                 connection.execute(
@@ -275,23 +276,29 @@ class Storage:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        path = sqlite_path(self.url)
-        if path is not None and not path.exists():
-            raise StorageError(f"there is no database at {path}; check the storage URL")
+        self._check_file()
         with sentences(self.url), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
+    def _write(self, *, create: bool = False) -> Iterator[Connection]:
         """One transaction, committed when the block ends without an exception."""
         if self.readonly:
             raise StorageError(f"database {shown(self.url)} is open for reading only")
+        if not create:
+            self._check_file()
         with (
             sentences(self.url),
             self._engine.connect().execution_options(dse_write=True) as connection,
             connection.begin(),
         ):
             yield connection
+
+    def _check_file(self) -> None:
+        """SQLite would make a new file, or write on to one that was deleted."""
+        path = sqlite_path(self.url)
+        if path is not None and not path.exists():
+            raise StorageError(f"there is no database at {path}; check the storage URL")
 
     def _exists(self, name: str) -> StorageError:
         return StorageError(
@@ -359,14 +366,15 @@ class Storage:
 
     def _check_next(self, connection: Connection, study: StudyKeys, number: int) -> None:
         """Trials are numbered without gaps: Optuna takes a trial's number for its place."""
-        evaluations = schema.evaluations
-        count = connection.execute(
-            sa.select(sa.func.count()).where(evaluations.c.study_id == study.study_id)
-        ).scalar_one()
-        if number != count:
+        column = schema.evaluations.c
+        last = connection.execute(
+            sa.select(sa.func.max(column.number)).where(column.study_id == study.study_id)
+        ).scalar()
+        expected = 0 if last is None else last + 1
+        if number != expected:
             raise StorageError(
-                f"study '{study.name}' has {count} trials, so the next one is number {count}; "
-                f"found {number}"
+                f"study '{study.name}' has {expected} trials, so the next one is number "
+                f"{expected}; found {number}"
             )
 
     def _put_artifact(

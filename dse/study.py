@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +14,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -27,6 +31,7 @@ Granularity = Literal["per-layer", "per-stage", "global"]
 Criterion = Literal["l1", "l2", "bn", "taylor", "random"]
 Schedule = Literal["one-shot", "agp"]
 Precision = Literal["int8", "float32"]
+MAX_STEPS = 1000
 
 
 class _MistakeError(ValueError):
@@ -66,15 +71,18 @@ def _grid(value: Any) -> Any:
         raise ValueError(f"needs low, high and step; found {', '.join(map(str, value)) or 'none'}")
     low, high, step = (_number(value[key], key) for key in ("low", "high", "step"))
     if step <= 0 or high < low:
-        raise ValueError(f"runs from {low} to {high} by {step}; allowed: low <= high, step > 0")
+        raise ValueError(
+            f"runs from {low:g} to {high:g} by {step:g}; allowed: low <= high, step > 0"
+        )
     count = int((high - low) / step + 1e-9) + 1
-    if count > 1000:
-        raise ValueError(f"has {count} steps; allowed: up to 1000")
+    if count > MAX_STEPS:
+        raise ValueError(f"has {count:,} steps; allowed: up to {MAX_STEPS:,}")
     return [round(low + index * step, 10) for index in range(count)]
 
 
 def _number(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise ValueError(f"has {key} = {value!r}; allowed: a number")
     return float(value)
 
@@ -112,6 +120,15 @@ def _metric(value: Any) -> Any:
     return value
 
 
+def _objectives(values: list[str]) -> list[str]:
+    if not 2 <= len(values) <= 5 or "accuracy" not in values:
+        raise ValueError(
+            f"lists {', '.join(values) or 'nothing'}; allowed: accuracy and 1 to 4 of "
+            f"{', '.join(metric for metric in METRICS if metric != 'accuracy')}"
+        )
+    return values
+
+
 def _clock(value: Any) -> Any:
     if value in ("max", "all"):
         return value
@@ -120,19 +137,28 @@ def _clock(value: Any) -> Any:
     return round(parse_quantity(value, "hertz"))
 
 
-Share = Annotated[float, AfterValidator(_share)]
+Whole = Annotated[int, Field(strict=True)]
+Share = Annotated[float, Field(strict=True), AfterValidator(_share)]
 Shares = Annotated[
     list[Share], BeforeValidator(_grid), Field(min_length=1), AfterValidator(_unique)
 ]
 Names = Annotated[
     list[str], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
 ]
+Skip = Annotated[list[str], BeforeValidator(_as_list)]
 
 
 class _Section(BaseModel):
-    """A mapping of the file: unknown keys are refused, values are not coerced."""
+    """A mapping of the file: unknown keys are refused, an empty key counts as left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_keys(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        return {key: value for key, value in content.items() if value is not None}
 
 
 class Pruning(_Section):
@@ -146,7 +172,7 @@ class Pruning(_Section):
     schedule: Annotated[
         list[Schedule], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
     ] = ["one-shot"]
-    skip: list[str] = []
+    skip: Skip = []
 
 
 class Sparsity(_Section):
@@ -154,7 +180,7 @@ class Sparsity(_Section):
 
     granularity: Granularity = "global"
     ratio: Shares
-    skip: list[str] = []
+    skip: Skip = []
 
 
 class Quantization(_Section):
@@ -162,7 +188,7 @@ class Quantization(_Section):
 
     granularity: Granularity = "per-layer"
     weight_bits: Annotated[
-        list[Annotated[int, AfterValidator(_weight_bits)]],
+        list[Annotated[Whole, AfterValidator(_weight_bits)]],
         BeforeValidator(_as_list),
         Field(min_length=1),
         AfterValidator(_unique),
@@ -170,7 +196,7 @@ class Quantization(_Section):
     precision: Annotated[
         list[Precision], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
     ] = ["int8"]
-    skip: list[str] = []
+    skip: Skip = []
 
 
 class SpaceSection(_Section):
@@ -185,8 +211,9 @@ class SpaceSection(_Section):
         list[Annotated[Any, BeforeValidator(_told(_clock))]],
         BeforeValidator(_as_list),
         Field(min_length=1),
+        AfterValidator(_unique),
     ] = ["max"]
-    alignment: Annotated[int, Field(ge=1, le=64)] | None = None
+    alignment: Annotated[Whole, Field(ge=1, le=64)] | None = None
 
 
 class BringYourOwn(_Section):
@@ -212,7 +239,10 @@ class SamplerSection(BaseModel):
 def _sampler(value: Any) -> Any:
     section = {"name": value} if isinstance(value, str) else value
     if not isinstance(section, dict) or not isinstance(section.get("name"), str):
-        raise ValueError(f"is {value!r}; {nearest('', SAMPLER_SETTINGS)}")
+        raise ValueError(
+            f"is {value!r}; write a name, or {{name: tpe, n_startup_trials: 20}}; "
+            f"{nearest('', SAMPLER_SETTINGS)}"
+        )
     settings = {key: found for key, found in section.items() if key != "name"}
     check_settings(section["name"], settings)
     return section
@@ -222,30 +252,28 @@ class StudyFile(_Section):
     """The whole file."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    workload: str | BringYourOwn
+    workload: Annotated[
+        Annotated[str, Tag("one by name")] | Annotated[BringYourOwn, Tag("one's own")],
+        Discriminator(lambda v: "one by name" if isinstance(v, str) else "one's own"),
+    ]
     training: dict[str, Any] = {}
     space: SpaceSection
     objectives: Annotated[
         list[Annotated[MetricName, BeforeValidator(_metric)]],
-        Field(min_length=2, max_length=5),
+        BeforeValidator(_as_list),
         AfterValidator(_unique),
+        AfterValidator(_objectives),
     ]
-    constraints: list[Annotated[Constraint, BeforeValidator(_told(_constraint))]] = []
+    constraints: Annotated[
+        list[Annotated[Constraint, BeforeValidator(_told(_constraint))]], BeforeValidator(_as_list)
+    ] = []
     sampler: Annotated[SamplerSection, BeforeValidator(_told(_sampler))] = SamplerSection(
         name="tpe"
     )
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    n_trials: Annotated[int, Field(ge=3, le=1_000_000)] = 100
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    n_trials: Annotated[Whole, Field(ge=3, le=1_000_000)] = 100
     timeout: Annotated[float | None, BeforeValidator(_told(_seconds))] = None
     storage: str | None = None
-
-    @model_validator(mode="after")
-    def _one_accuracy(self) -> StudyFile:
-        if "accuracy" not in self.objectives:
-            raise ValueError(
-                f"objectives are {', '.join(self.objectives)}; accuracy must be one of them"
-            )
-        return self
 
     def searchable(self) -> Mapping[str, Any]:
         """What a resumed study may not change: workload, training, space, objectives, limits."""
@@ -264,18 +292,25 @@ def parse_study(text: str, source: str) -> StudyFile:
 
 
 class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses a key given twice."""
+    """A YAML loader that refuses keys given twice, and keys that are no text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping; a repeated key is an error with its line."""
-        seen: set[Any] = set()
+        """Build a mapping; what is wrong with a key is told with its line."""
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise StudyError(f"line {line}: key {key!r} is not a text; put it in quotes")
             if key in seen:
-                line = key_node.start_mark.line + 1
-                raise StudyError(f"key '{key}' is given twice (line {line}); keep one")
+                raise StudyError(f"line {line}: key '{key}' is given twice; keep one")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e-3 for a text, because it has no point; YAML 1.2 and everybody else do not.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def _parse_yaml(text: str, source: str) -> dict[str, Any]:
@@ -286,12 +321,12 @@ def _parse_yaml(text: str, source: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise StudyError(f"{source}: line {line} is not YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"{source}: this is not YAML ({error})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())
+        raise StudyError(f"{source}: this is not YAML ({told})") from error
     if not isinstance(content, dict):
-        raise StudyError(
-            f"{source}: holds {type(content).__name__}, not a mapping of keys; see 'dse init'"
-        )
+        found = "is empty" if content is None else f"holds {_short(content)}"
+        raise StudyError(f"{source}: {found}; write a mapping of keys, as 'dse init' does")
     return content
 
 
@@ -320,7 +355,29 @@ def _first_mistake(error: ValidationError) -> str:
         allowed = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
         words = [word.strip() for word in allowed.split(",")]
         return f"'{where}' is {value!r}; {nearest(str(value), words)}"
-    return f"'{where}' is {_short(value)}; {found['msg'].lower()}"
+    wanted = _WANTED.get(kind, found["msg"].lower()).format(**context)
+    return f"'{where}' is {_short(value)}; allowed: {wanted}"
+
+
+# What the kinds of pydantic's mistakes ask for.
+_WHOLE, _MAPPING = "a whole number", "a mapping of keys"
+_WANTED: Mapping[str, str] = {
+    "int_type": _WHOLE,
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "float_type": "a number",
+    "string_type": "a text (in quotes when it looks like something else)",
+    "list_type": "a list",
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "too_short": "at least {min_length} value",
+    "string_too_short": "at least {min_length} character",
+    "string_too_long": "at most {max_length} characters",
+}
 
 
 def _short(value: Any) -> str:
@@ -335,7 +392,6 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "sparsity": Sparsity,
     "quantization": Quantization,
     "workload": BringYourOwn,
-    "BringYourOwn": BringYourOwn,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dse.trial import METRICS, Trial
 from dse.units import format_quantity, format_value
@@ -40,14 +41,14 @@ def show(
     elif form == "csv":
         print(as_csv(rows, columns), end="")
     else:
-        table = Table(title=title or None, title_justify="left")
+        table = Table(title=Text(title) if title else None, title_justify="left")
         for column in columns:
             # A column of pretty texts carries its units in the cells.
             name = _UNIT_SUFFIX.sub("", column) if column in (pretty or {}) else column
             table.add_column(name.replace("_", " "), overflow="fold")
         shown = {c: (pretty or {}).get(c) or [_text(row.get(c)) for row in rows] for c in columns}
         for index in range(len(rows)):
-            table.add_row(*(shown[column][index] for column in columns))
+            table.add_row(*(Text(shown[column][index]) for column in columns))
         console().print(table, highlight=False)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
+import pytest
 from hypothesis import strategies as st
 from optuna.distributions import (
     BaseDistribution,
@@ -12,10 +14,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import TrialState
 
 from dse.pareto import Box
 from dse.rows import StudyRecord
-from dse.trial import METRICS, Metric, MetricName, State, Trial
+from dse.storage import Storage
+from dse.trial import METRICS, Metric, MetricName, Provenance, State, Trial
 
 KNOBS: dict[str, BaseDistribution] = {
     "conv1/width": FloatDistribution(0.1, 1.0),
@@ -58,7 +62,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-PROVENANCES = st.sampled_from(["measured", "emulated", "estimated", "modelled", "exact"])
+PROVENANCES: st.SearchStrategy[Provenance] = st.sampled_from(
+    ["measured", "emulated", "estimated", "modelled", "exact"]
+)
 METRIC = st.one_of(
     TEXT.map(Metric.unavailable),
     st.tuples(
@@ -136,3 +142,50 @@ def finished(number: int, accuracy: float = 0.9, **changes: Any) -> Trial:
 
 def url(folder: Path, name: str = "study.db") -> str:
     return f"sqlite:///{folder / name}"
+
+
+def sql(storage: Storage, statement: str) -> list[tuple[object, ...]]:
+    with storage._read() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+
+def optuna_study(storage: Storage, name: str = "digits") -> optuna.Study:
+    return optuna.load_study(
+        storage=storage.url.render_as_string(hide_password=False), study_name=name
+    )
+
+
+def optuna_state(trial: Trial) -> TrialState:
+    """The contract, said a second time."""
+    if trial.state is State.INFEASIBLE:
+        known = all(trial.value(name) is not None for name in OBJECTIVES)
+        missed = any(miss > 0 for miss in trial.violations.values())
+        return TrialState.COMPLETE if known and missed else TrialState.PRUNED
+    return {
+        State.COMPLETE: TrialState.COMPLETE,
+        State.FAILED: TrialState.FAIL,
+        State.RUNNING: TrialState.RUNNING,
+        State.WAITING: TrialState.WAITING,
+    }[trial.state]
+
+
+def check_optuna_agrees(storage: Storage, trials: list[Trial]) -> None:
+    """Optuna reads the same numbers, states, params, values, constraints and attributes."""
+    study = optuna_study(storage)
+    assert study.metric_names == [METRICS[name].column for name in OBJECTIVES]
+    assert [found.number for found in study.trials] == [trial.number for trial in trials]
+    for found, trial in zip(study.trials, trials, strict=True):
+        assert found.state is optuna_state(trial)
+        assert found.params == pytest.approx(trial.params)
+        assert found.distributions == {knob: KNOBS[knob] for knob in trial.params}
+        assert found.constraints == trial.violations
+        prefix = "constraints:"
+        own = {k: v for k, v in found.system_attrs.items() if not k.startswith(prefix)}
+        assert own == trial.attrs
+        if found.state is TrialState.COMPLETE:
+            assert found.values == [trial.value(name) for name in OBJECTIVES]
+        else:
+            assert not found.values
+        if trial.started:
+            assert found.datetime_start is not None
+            assert found.datetime_start.timestamp() == pytest.approx(trial.started, abs=1e-5)

@@ -12,7 +12,7 @@ from torch import nn
 
 from dse.compress import CRITERIA, SCHEDULES, Compression, Ramp, compress, magnitude_masks
 from dse.errors import CompressionError
-from dse.workloads import Recipe, Split, find_workload, float_accuracy, train
+from dse.workloads import Recipe, Split, find_workload, float_accuracy, train_baseline
 
 RECIPE = Recipe(batch_size=20, fine_tune_epochs=2, fine_tune_learning_rate=1e-2)
 
@@ -188,10 +188,7 @@ def test_bad_ramp(ramp: tuple[float, float, int], said: str) -> None:
 def test_digits_survive_pruning_to_a_tenth(schedule: str) -> None:
     workload = find_workload("digits")
     data, recipe = workload.load(), workload.recipe
-    model = workload.network(0)
-    train(
-        model, data.train, recipe, epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=0
-    )
+    model, _ = train_baseline(workload, data.train, 0)
     plan = Compression({"conv1": 4, "conv2": 8, "conv3": 8, "fc1": 16}, {}, "l2", schedule)
     pruned = compress(model, data.train, plan, recipe, 0)
     parameters = [sum(p.numel() for p in net.parameters()) for net in (model, pruned)]

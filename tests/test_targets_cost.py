@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dse.errors import TargetError
 from dse.graph.ir import Conv2D, FullyConnected, Graph, without_values
 from dse.targets import (
     Target,
@@ -203,6 +204,15 @@ def test_without_a_cycle_table_latency_is_unavailable(tmp_path: Path) -> None:
     assert "no cycle table for backend 'cmsis-nn' on cortex-m3" in found.metrics["latency"].source
     assert found.value("flash")
     assert found.operators[0].cycles is None
+
+
+def test_floats_without_a_unit_are_refused_where_nobody_counted_them(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(GOOD.replace("cortex-m4f", "cortex-m4"))
+    target = parse_target("mine/native", {"mine": read_board(file)})
+    assert cost(digits(), target).value("latency")
+    with pytest.raises(TargetError, match="Float32 needs a floating-point unit"):
+        cost(chain((4, 4, 4), dtype="float32"), target)
 
 
 def test_limits_are_the_boards_less_the_reserved(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ import torch
 from torch import nn
 
 from dse.errors import WorkloadError
-from dse.workloads import Recipe, Split, TrainingLog, find_workload, float_accuracy, train
+from dse.workloads import (
+    Recipe,
+    Split,
+    TrainingLog,
+    find_workload,
+    float_accuracy,
+    train,
+    train_baseline,
+)
 from dse.workloads.training import rate_factor
 
 RECIPE = Recipe(batch_size=16)
@@ -132,13 +141,20 @@ def test_bad_recipe(changes: dict[str, Any], said: str) -> None:
         RECIPE.with_changes(changes)
 
 
+def test_baseline_follows_the_recipe() -> None:
+    changes = {"epochs": 2, "train_samples": 160, "batch_size": 40}
+    digits = find_workload("digits")
+    small = replace(digits, recipe=digits.recipe.with_changes(changes))
+    models = [train_baseline(small, digits.load().train, seed) for seed in (3, 3, 4)]
+    assert [log.steps for _, log in models] == [8, 8, 8]
+    first, again, other = (model.get_parameter("conv1.weight") for model, _ in models)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 @pytest.mark.slow
 def test_digits_reach_97_percent() -> None:
-    workload = find_workload("digits")
-    data, recipe = workload.load(), workload.recipe
-    model = workload.network(0)
-    train(
-        model, data.train, recipe, epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=0
-    )
+    data = find_workload("digits").load()
+    model, _ = train_baseline(find_workload("digits"), data.train, 0)
     assert float_accuracy(model, data.test) >= 0.97
     assert 10_000 <= sum(p.numel() for p in model.parameters()) <= 40_000

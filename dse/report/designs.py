@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -247,8 +248,10 @@ def unverified(text: str) -> bool:
 
 
 def interval(name: str, metric: Metric | None) -> str:
-    """The metric's interval in pretty units; empty when it is exact or unknown."""
+    """The metric's interval in pretty units; empty when it is exact, open or unknown."""
     if metric is None or metric.low is None or metric.high is None or metric.low == metric.high:
+        return ""
+    if not (math.isfinite(metric.low) and math.isfinite(metric.high)):
         return ""
     low, high = shown(name, metric.low), shown(name, metric.high)
     number, _, unit = low.partition(" ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -447,6 +448,4 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _wrapped(text: str, width: int = 64) -> list[str]:
     """The text in lines that a hover box can show."""
-    import textwrap
-
     return textwrap.wrap(text, width)[:6]

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,10 @@ def _design(trial: Trial) -> dict[str, Any]:
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
-    names = ("value", "low", "high", "provenance", "source")
-    return {name: getattr(metric, name) for name in names}
+    ends = {name: getattr(metric, name) for name in ("value", "low", "high")}
+    # JSON has no infinity: an open end of an interval is null.
+    numbers = {name: end if end is None or isfinite(end) else None for name, end in ends.items()}
+    return {**numbers, "provenance": metric.provenance, "source": metric.source}
 
 
 def _flat(trial: Trial, knobs: Sequence[str]) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _scope() -> list[str]:
         "  intervals hold what that may miss.",
         "- A network left out still has its single emulated layers among the rows: fully connected",
         "  layers, say, are only in AD. Repeats of a submission by others are not counted again.",
-        "- What no row tells (a tail of less than four, pooling, softmax, copies, a call) is assumed,",
+        "- What no row tells (a tail of one to three, pools, softmax, copies, a call) is assumed,",
         "  named in `dse/targets/counted.py`, and has its own low and high.",
         "- `native` and `native-dsp` rest on instruction counts of loops, not on built networks:",
         "  +-35 %.",

@@ -113,6 +113,15 @@ UNCERTAIN: Mapping[str, tuple[float, float]] = {
     "copy": (0.3, 2.0),
     "mul": (0.7, 1.3),
 }
+# On Cortex-M0+ these kernels were not measured at all: they take the 1x1 kernel's cost.
+M0_UNCERTAIN: Mapping[str, tuple[float, float]] = {
+    **UNCERTAIN,
+    "conv.mac": (0.8, 1.6),
+    "conv.column": (0.5, 2.0),
+    "conv.tap": (0.5, 2.0),
+    "fully_connected.mac": (0.8, 1.6),
+    "add": (0.5, 2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -165,16 +174,19 @@ def with_sub_byte(table: Mapping[str, float], counted_on: str) -> Coefficients:
     else:
         ratio = count("m0", "dot_w4_c") / count("m0", "dot_c")
     value = dict(table)
-    low, high = _bounds(value)
+    low, high = _bounds(value, UNCERTAIN if counted_on == "dsp" else M0_UNCERTAIN)
     for name in _mac_names(table):
         value[f"{name}.w4"] = table[name] * ratio
-        high[f"{name}.w4"] = table[name] * ratio**2
+        low[f"{name}.w4"] = low.get(name, table[name]) * ratio
+        high[f"{name}.w4"] = high.get(name, table[name]) * ratio**2
     return Coefficients(value, low, high)
 
 
-def _bounds(value: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+def _bounds(
+    value: Mapping[str, float], uncertain: Mapping[str, tuple[float, float]]
+) -> tuple[dict[str, float], dict[str, float]]:
     """Low and high of the coefficients that no row tells."""
-    known = {name: factors for name, factors in UNCERTAIN.items() if name in value}
+    known = {name: factors for name, factors in uncertain.items() if name in value}
     low = {name: value[name] * factors[0] for name, factors in known.items()}
     return low, {name: value[name] * factors[1] for name, factors in known.items()}
 
@@ -194,7 +206,7 @@ def native_table(backend: str, family: Family, cmsis: Mapping[str, float]) -> Co
         value |= M0_MEASURED
     if backend == "native-dsp":
         value |= _blocked(core)
-    low, high = _bounds(value)
+    low, high = _bounds(value, UNCERTAIN)
     output = (count(core, "pointwise_c_32_32") - count(core, "dot_c")) * 32
     high |= _depthwise(core, "depthwise3x3_c_O2", output)
     _add_sub_byte(value, high, core, loop, backend)
@@ -288,5 +300,6 @@ def _add_float(value: dict[str, float], core: str, family: Family) -> None:
         if hard
         else count(core, "dot_f32_soft") * STRAIGHT_CYCLES
     )
-    for name in [name for name in value if name.endswith((".mac", ".mac.sparse"))]:
+    for name in _mac_names(value):
         value[f"{name}.f32"] = each
+        value[f"{name}.sparse.f32"] = each + max(0.0, value[f"{name}.sparse"] - value[name])

@@ -57,7 +57,14 @@ def dsp_extension(graph: Graph, op: Op, board: Board) -> bool:
     return board.core.dsp
 
 
-RULES = (known_operator, plain_activations, one_precision, plain_or_depthwise)
+def counted_floats(graph: Graph, op: Op, board: Board) -> bool:
+    """Float32 needs a floating-point unit, or a Cortex-M0+ or M3, where software floats were
+    counted."""
+    software = board.core.family in ("m0plus", "m3")
+    return board.core.fpu or software or graph.tensors[op.output].dtype != "float32"
+
+
+RULES = (known_operator, plain_activations, one_precision, plain_or_depthwise, counted_floats)
 
 
 class Native(KernelLibrary):

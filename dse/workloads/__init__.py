@@ -8,6 +8,7 @@ from dse.workloads.workload import (
     Workload,
     check_workload,
     find_workload,
+    train_baseline,
     workload_names,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "find_workload",
     "float_accuracy",
     "train",
+    "train_baseline",
     "workload_names",
 ]

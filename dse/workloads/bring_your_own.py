@@ -16,7 +16,7 @@ from torch import nn
 from dse.errors import WorkloadError, nearest
 from dse.workloads.dataset import Dataset, dataset_from_arrays
 from dse.workloads.training import Recipe
-from dse.workloads.workload import Workload, check_workload
+from dse.workloads.workload import Workload, check_workload, one_line
 
 ARRAYS = "a dse.workloads.Dataset, a dict of numpy arrays x_train, y_train, x_test, y_test"
 
@@ -58,7 +58,7 @@ class _Own:
             try:
                 return function()
             except Exception as error:
-                raise WorkloadError(f"{self.where} raised {_one_line(error)}") from error
+                raise WorkloadError(f"{self.where} raised {one_line(error)}") from error
 
     @property
     def where(self) -> str:
@@ -95,7 +95,7 @@ class _Own:
                 ) from error
             raise WorkloadError(f"{self.where} needs the module '{error.name}'") from error
         except Exception as error:
-            raise WorkloadError(f"{self.where} fails on import: {_one_line(error)}") from error
+            raise WorkloadError(f"{self.where} fails on import: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,3 @@ def _forget_namesake(name: str, folder: Path) -> None:
         return
     for module in [key for key in sys.modules if key == top or key.startswith(top + ".")]:
         del sys.modules[module]
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

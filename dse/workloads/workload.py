@@ -17,10 +17,10 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from dse.errors import WorkloadError, nearest
-from dse.workloads.dataset import SPLIT_SEED, Dataset, dataset_from_arrays
+from dse.workloads.dataset import SPLIT_SEED, Dataset, Split, dataset_from_arrays
 from dse.workloads.download import FASHION_MNIST, MNIST, Publication, published_arrays
 from dse.workloads.networks import DigitsNet, LeNet5
-from dse.workloads.training import Recipe
+from dse.workloads.training import Progress, Recipe, ShouldStop, TrainingLog, train
 
 ENTRY_POINTS = "dse.workloads"
 DIGITS_TEST_SHARE = 0.2
@@ -100,10 +100,33 @@ def check_workload(workload: Workload) -> Dataset:
     except Exception as error:
         raise WorkloadError(
             f"the model of workload '{workload.name}' fails on samples of shape "
-            f"(N, C, H, W) = {tuple(samples.shape)}: {_one_line(error)}"
+            f"(N, C, H, W) = {tuple(samples.shape)}: {one_line(error)}"
         ) from error
     _check_scores(workload.name, scores, len(samples), dataset.classes)
     return dataset
+
+
+def train_baseline(
+    workload: Workload,
+    train_split: Split,
+    seed: int,
+    *,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> tuple[nn.Module, TrainingLog]:
+    """The workload's network, trained from scratch by its recipe; the same for the same seed."""
+    model, recipe = workload.network(seed), workload.recipe
+    log = train(
+        model,
+        train_split.take(recipe.train_samples),
+        recipe,
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        seed=seed,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    return model, log
 
 
 def find_workload(name: str) -> Workload:
@@ -120,7 +143,7 @@ def find_workload(name: str) -> Workload:
         found = installed[name].load()
     except Exception as error:
         raise WorkloadError(
-            f"workload '{name}' ({installed[name].value}) cannot be imported: {_one_line(error)}"
+            f"workload '{name}' ({installed[name].value}) cannot be imported: {one_line(error)}"
         ) from error
     if not isinstance(found, Workload):
         raise WorkloadError(
@@ -133,6 +156,12 @@ def find_workload(name: str) -> Workload:
 def workload_names() -> tuple[str, ...]:
     """Every name that find_workload knows, sorted."""
     return tuple(sorted({*WORKLOADS, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
+
+
+def one_line(error: Exception) -> str:
+    """Type and text of a foreign error, for the tail of a message."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @cache
@@ -245,8 +274,3 @@ def _source(cls: type) -> str:
         return Path(inspect.getfile(cls)).read_text(encoding="utf-8")
     except (OSError, TypeError):  # defined in a console or a notebook
         return cls.__qualname__
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,127 @@
+"""The schema of our tables: made by migrations alone, upgraded on opening, refused when newer."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from dse import schema
+from dse.errors import StorageError
+from dse.storage import Storage
+from tests import storage_samples as samples
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Storage]:
+    with Storage(samples.url(tmp_path)) as found:
+        found.create(samples.record())
+        yield found
+
+
+def test_migrations_make_the_tables_that_the_code_uses(storage: Storage) -> None:
+    def ours(_object: object, name: str | None, kind: str, *_: object) -> bool:
+        return kind != "table" or (str(name).startswith("dse_") and name != schema.VERSION_TABLE)
+
+    with storage._read() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"include_object": ours, "compare_type": True}
+        )
+        assert compare_metadata(context, schema.ours) == []
+
+
+def test_known_revisions_are_those_of_the_scripts() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    assert tuple(script.revision for script in scripts)[::-1] == schema.REVISIONS
+
+
+def test_the_two_version_tables_are_apart(storage: Storage) -> None:
+    assert samples.sql(storage, "select * from dse_schema_version") == [(schema.REVISIONS[-1],)]
+    assert samples.sql(storage, "select * from alembic_version") != [(schema.REVISIONS[-1],)]
+
+
+def test_an_older_database_is_upgraded_on_opening(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A release from now: one more script, run when an old database is opened."""
+    storage.finish("digits", samples.finished(0))
+    storage.close()
+    package = tmp_path / "dse"
+    shutil.copytree(Path(schema.__file__).parent / "migrations", package / "migrations")
+    (package / "migrations" / "versions" / "v0002_price.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        "revision, down_revision = '0002', '0001'\n"
+        "def upgrade():\n"
+        "    op.add_column('dse_studies', sa.Column('price', sa.Float))\n"
+    )
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "__file__", str(package / "schema.py"))
+    url = storage.url.render_as_string()
+    with pytest.raises(StorageError, match="made by an older dse"):
+        Storage.open_readonly(url)
+    with Storage(url) as opened:
+        assert samples.sql(opened, "select price from dse_studies") == [(None,)]
+        assert samples.sql(opened, "select * from dse_schema_version") == [("0002",)]
+        assert opened.trials("digits") == [samples.finished(0)]
+    with Storage.open_readonly(url) as reader:
+        assert reader.trials("digits") == [samples.finished(0)]
+
+
+def test_an_upgrade_that_fails_changes_nothing(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    storage.close()
+    package = tmp_path / "dse"
+    shutil.copytree(Path(schema.__file__).parent / "migrations", package / "migrations")
+    (package / "migrations" / "versions" / "v0002_wrong.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        "revision, down_revision = '0002', '0001'\n"
+        "def upgrade():\n"
+        "    op.add_column('dse_studies', sa.Column('price', sa.Float))\n"
+        "    op.add_column('no_such_table', sa.Column('price', sa.Float))\n"
+    )
+    path = Path(storage.url.database or "")
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "REVISIONS", ("0001", "0002"))
+        patched.setattr(schema, "__file__", str(package / "schema.py"))
+        with pytest.raises(StorageError, match="table is missing"):
+            Storage(storage.url.render_as_string())
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("pragma table_info(dse_studies)")]
+    assert "price" not in columns
+    with Storage(storage.url.render_as_string()) as opened:
+        assert opened.study("digits") == samples.record()
+
+
+def test_downgrade_and_upgrade_again(storage: Storage) -> None:
+    """The first script undone leaves Optuna's tables alone and can be run anew."""
+    with storage._write() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        tables = sa.inspect(connection).get_table_names()
+        assert [name for name in tables if name.startswith("dse_")] == [schema.VERSION_TABLE]
+        assert "trials" in tables
+        schema.upgrade(connection)
+    assert storage.studies() == []
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_newer_database_is_refused(storage: Storage, readonly: bool) -> None:
+    storage.close()
+    with sqlite3.connect(storage.url.database or "") as connection:
+        connection.execute("update dse_schema_version set version_num = '0417'")
+    with pytest.raises(StorageError, match=r"schema version 0417.*a newer dse wrote it"):
+        Storage(storage.url.render_as_string(), readonly=readonly)
