@@ -13,9 +13,11 @@ from dse.units import METRIC_DIMENSION, format_value, parse_quantity
 
 Relation: TypeAlias = Literal["absolute", "offset", "factor"]
 
-_SHAPE = re.compile(r"^\s*(\S+?)\s*(<=|>=|==|<|>|=)\s*(.+?)\s*$")
+_SHAPE = re.compile(r"^(\S+?) ?(<=|>=|==|<|>|=) ?(.+)$")
 _OFFSET = re.compile(r"^baseline(?:\s*([+-])\s*(.+))?$")
 _FACTOR = re.compile(r"^(?:([\d.]+\s*%)\s*of\s+baseline|([\d.]+)\s*(?:x|\*)\s*baseline)$")
+# Longer than any unit: somebody means the baseline.
+_WORD = re.compile(r"[A-Za-z]{4,}")
 _FORMS = "'50 ms' (a value with its unit), 'baseline - 1 %' or '50 % of baseline'"
 
 
@@ -52,7 +54,8 @@ class Constraint:
         limit = self.limit(baseline)
         if self.metric == "accuracy":
             return limit - metric.value
-        return metric.value / limit - 1
+        # A baseline less more than itself leaves no positive limit; nothing meets that.
+        return (metric.value - limit) / (limit if limit > 0 else metric.value)
 
     def miss(self, metric: Metric, baseline: float | None, where: str) -> str:
         """The sentence that says by how much it is missed."""
@@ -66,23 +69,27 @@ class Constraint:
 
 
 def parse_constraint(text: str) -> Constraint:
-    """The constraint behind `text`; StudyError says what is wrong and what is allowed."""
-    match = _SHAPE.match(str(text))
+    """The constraint behind `text`, of which only single spaces are kept.
+
+    Raises StudyError that says what is wrong and what is allowed.
+    """
+    line = " ".join(str(text).split())
+    match = _SHAPE.match(line) if isinstance(text, str) else None
     if match is None:
-        raise StudyError(f"'{text}' is not a constraint; write it like 'ram <= 64 KiB'")
+        raise StudyError(f"'{line}' is not a constraint; write it like 'ram <= 64 KiB'")
     name, sign, right = match.groups()
     if name not in METRICS:
-        raise StudyError(f"'{text}' limits '{name}'; {nearest(name, METRICS)}")
+        raise StudyError(f"'{line}' limits '{name}'; {nearest(name, METRICS)}")
     kind = METRICS[name]
     allowed = "<=" if kind.direction == "minimize" else ">="
     if sign != allowed:
         raise StudyError(
-            f"'{text}' uses '{sign}', but {name} is {kind.direction}d; "
+            f"'{line}' uses '{sign}', but {name} is {kind.direction}d; "
             f"allowed: '{name} {allowed} ...'"
         )
-    relation, value = _right_side(kind.name, right, text)
-    _check_possible(kind.name, relation, value, text)
-    return Constraint(kind.name, relation, value, str(text).strip())
+    relation, value = _right_side(kind.name, right, line)
+    _check_possible(kind.name, relation, value, line)
+    return Constraint(kind.name, relation, value, line)
 
 
 def _right_side(metric: MetricName, right: str, text: str) -> tuple[Relation, float]:
@@ -95,14 +102,21 @@ def _right_side(metric: MetricName, right: str, text: str) -> tuple[Relation, fl
     if factor := _FACTOR.match(right):
         share = factor.group(1) or factor.group(2)
         return "factor", parse_quantity(share, "share")
-    if "baseline" in right:
-        raise StudyError(f"'{text}' is not understood; allowed: {_FORMS}")
+    if _WORD.search(right):
+        raise StudyError(f"'{text}' is not understood; allowed on the right: {_FORMS}")
     return "absolute", parse_quantity(right, dimension)
 
 
 def _check_possible(metric: MetricName, relation: Relation, value: float, text: str) -> None:
-    if relation == "absolute" and metric == "accuracy" and not 0 <= value <= 1:
-        raise StudyError(f"'{text}' can never be met; accuracy lies between 0 % and 100 %")
+    if metric == "accuracy" and relation == "absolute" and not 0 <= value <= 1:
+        raise StudyError(
+            f"'{text}' asks for an accuracy of {100 * value:g} %; allowed: 0 % to 100 %"
+        )
+    if metric == "accuracy" and relation == "offset" and abs(value) >= 1:
+        raise StudyError(
+            f"'{text}' moves the baseline by {100 * value:g} percentage points; "
+            "allowed: less than 100, such as 'baseline - 1 %'"
+        )
     if metric != "accuracy" and relation != "offset" and value <= 0:
         raise StudyError(f"'{text}' can never be met; {metric} is above 0")
 

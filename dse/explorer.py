@@ -230,6 +230,7 @@ class Explorer:
             self.record.seed,
             number,
             self.space.choices,
+            self.space.distributions,
         )
         for _ in range(MAX_REPEATS):
             proposal = self._ask(number)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dse.errors import CompressionError, StudyError, WorkloadError
+from dse.errors import DseError, StudyError, TargetError
 from dse.problem import Problem, build_problem
 from dse.provenance import versions
 from dse.rows import StudyRecord
@@ -44,19 +45,28 @@ def prepare(text: str, source: str, folder: Path, boards: Path | None = None) ->
     from dse.graph.trace import trace
     from dse.workloads import check_workload
 
-    workload = _workload(study, folder, source)
-    try:
+    with _located(f"{source}: 'workload'"):
+        workload = _workload(study, folder)
+    with _located(f"{source}: 'training'"):
         recipe = workload.recipe.with_changes(study.training)
-    except WorkloadError as error:
-        raise StudyError(f"{source}: 'training': {error}") from error
-    dataset = check_workload(workload)
-    graph = trace(workload.network(study.seed), dataset.sample_shape, workload.name)
-    try:
+    with _located(f"{source}: 'workload'"):
+        dataset = check_workload(workload)
+        graph = trace(workload.network(study.seed), dataset.sample_shape, workload.name)
+    with _located(source):
         problem = build_problem(study, graph, dataset.classes, boards)
         _check_prunable(problem, workload, dataset)
-    except (StudyError, CompressionError) as error:
-        raise StudyError(f"{source}: {error}") from error
     return Launch(study, text, folder, workload, dataset, recipe, problem)
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Puts file and key before the message of an error from below."""
+    try:
+        yield
+    except TargetError:  # of a board file, which it names
+        raise
+    except DseError as error:
+        raise type(error)(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> None:
@@ -70,7 +80,7 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
     from dse.graph.trace import trace
 
     space = problem.space
-    widths = space.smallest(space.targets[0]).widths
+    widths = next(space.corners(space.targets[0])).widths
     if not widths:
         return
     samples = dataset.train.take(min(64, len(dataset.train)))
@@ -90,16 +100,13 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
             )
 
 
-def _workload(study: StudyFile, folder: Path, source: str) -> Workload:
+def _workload(study: StudyFile, folder: Path) -> Workload:
     from dse.workloads import bring_your_own, find_workload
 
     asked = study.workload
-    try:
-        if isinstance(asked, BringYourOwn):
-            return bring_your_own(asked.model, asked.data, folder)
-        return find_workload(asked)
-    except WorkloadError as error:
-        raise StudyError(f"{source}: 'workload': {error}") from error
+    if isinstance(asked, BringYourOwn):
+        return bring_your_own(asked.model, asked.data, folder)
+    return find_workload(asked)
 
 
 def record_of(launch: Launch, name: str, n_trials: int) -> StudyRecord:
@@ -184,9 +191,7 @@ def preview(launch: Launch, draws: int = 200) -> Mapping[str, Any]:
         "left_out": list(problem.left_out),
         "feasible_by_cost": sum(s.feasible for s in screened) / draws,
         "baseline_int8": _costs(problem, problem.baseline_costs(problem.reference_target)),
-        "smallest": _costs(
-            problem, problem.cost(problem.space.smallest(problem.reference_target)).metrics
-        ),
+        "smallest": _costs(problem, problem.lowest_costs(problem.reference_target)),
         "constraints": [constraint.text for constraint in problem.study.constraints],
     }
 

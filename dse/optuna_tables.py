@@ -163,13 +163,16 @@ def insert(connection: Connection, study: StudyKeys, trial: Trial) -> int:
     return trial_id
 
 
-def replace(connection: Connection, trial_id: int, study: StudyKeys, trial: Trial) -> None:
-    """Write a trial over what Optuna has under this trial_id."""
+def replace(
+    connection: Connection, trial_id: int, study: StudyKeys, trial: Trial, same_params: bool
+) -> None:
+    """Write a trial over what Optuna has under this trial_id; `same_params` stay as they are."""
     row = _trial_row(trial, study)
     connection.execute(sa.update(trials).where(trials.c.trial_id == trial_id).values(row))
     for table in (trial_params, trial_values, system_attributes, user_attributes):
-        connection.execute(sa.delete(table).where(table.c.trial_id == trial_id))
-    _insert_children(connection, trial_id, trial, study)
+        if table is not trial_params or not same_params:
+            connection.execute(sa.delete(table).where(table.c.trial_id == trial_id))
+    _insert_children(connection, trial_id, trial, study, same_params)
 
 
 def requeue(connection: Connection, trial_ids: Sequence[int]) -> None:
@@ -187,11 +190,14 @@ def insert_one(connection: Connection, table: sa.Table, row: Row) -> int:
     return int(key[0])
 
 
-def _insert_children(connection: Connection, trial_id: int, trial: Trial, study: StudyKeys) -> None:
+def _insert_children(
+    connection: Connection, trial_id: int, trial: Trial, study: StudyKeys, same_params: bool = False
+) -> None:
+    params = {} if same_params else trial.params
     complete = state_name(trial, study.objectives) == "COMPLETE"
     constraints = {f"constraints:{text}": miss for text, miss in trial.violations.items()}
     children: list[tuple[sa.Table, list[Row]]] = [
-        (trial_params, [_param_row(trial, *item, study) for item in trial.params.items()]),
+        (trial_params, [_param_row(trial, *item, study) for item in params.items()]),
         (trial_values, _value_rows(trial, study.objectives) if complete else []),
         (system_attributes, _attribute_rows({**trial.attrs, **constraints})),
         (user_attributes, _attribute_rows(_shown_attributes(trial, study.objectives))),

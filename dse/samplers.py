@@ -16,6 +16,7 @@ from dse.errors import StudyError, nearest
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
 MAX_GRID = 20_000
@@ -31,6 +32,7 @@ SAMPLER_SETTINGS: Mapping[str, Mapping[str, type]] = {
     "random": {},
     "grid": {},
 }
+_KINDS = {int: "a whole number of at least 1", float: "a number from 0", bool: "true or false"}
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
@@ -48,9 +50,9 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = number and value >= 0 if kind is not bool else isinstance(value, bool)
         if not fits or (kind is int and (not isinstance(value, int) or value < 1)):
-            raise StudyError(f"sampler setting '{key}' is {value!r}; allowed: a {kind.__name__}")
+            raise StudyError(f"setting '{key}' of {name} is {value!r}; allowed: {_KINDS[kind]}")
         if key.endswith("_prob") and value > 1:
-            raise StudyError(f"sampler setting '{key}' is {value!r}; allowed: 0 to 1")
+            raise StudyError(f"setting '{key}' of {name} is {value!r}; allowed: 0 to 1")
 
 
 def make_sampler(
@@ -59,15 +61,23 @@ def make_sampler(
     seed: int,
     number: int,
     choices: Mapping[str, Sequence[Any]],
+    distributions: Mapping[str, BaseDistribution] | None = None,
 ) -> BaseSampler:
     """The sampler for trial `number`; equal arguments and stored trials give equal proposals.
 
-    `choices` are the values of every knob, which only the grid needs. Raises StudyError for an
+    `choices` are the values of every knob, which only the grid needs. With `distributions`, a
+    sampler that draws all knobs together takes them as the space, instead of comparing those of
+    every stored trial (150 ms a proposal for 80 knobs and 1,000 trials). Raises StudyError for an
     unknown sampler or setting, and for a grid of more than 20,000 points.
     """
     check_settings(name, settings)
     derived = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    return _MAKERS[name](dict(settings), derived, seed, choices)
+    sampler = _MAKERS[name](dict(settings), derived, seed, choices)
+    together = name in ("nsga2", "nsga3", "gp") or settings.get("multivariate", False)
+    if distributions is not None and together:
+        known = {knob: found for knob, found in distributions.items() if not found.single()}
+        sampler.infer_relative_search_space = lambda study, trial: dict(known)  # type: ignore[method-assign]
+    return sampler
 
 
 def _tpe(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -208,7 +208,8 @@ class Space:
         for name, value in params.items():
             knob = self._knob[name]
             if knob.kind == "prune":
-                widths.update(self._widths(knob, float(value)))
+                # Samplers step from the lowest value: 0.1 * 3 is not quite 0.3.
+                widths.update(self._widths(knob, round(float(value), 10)))
             elif knob.kind == "sparsity":
                 kept.update({layer: round(1 - float(value), 10) for layer in knob.layers if value})
             elif knob.kind == "bits":
@@ -251,21 +252,19 @@ class Space:
             params[knob.name] = next(c for c in knob.choices if c == value)
         return params if self.candidate(params) == candidate else None
 
-    def smallest(self, target: str) -> Candidate:
-        """The most compressed candidate on a target: every cost constraint can be tried on it."""
-        params: dict[str, Value] = {}
+    def corners(self, target: str) -> Iterator[Candidate]:
+        """The narrowest networks on a target, in every precision and every uniform bit width.
+
+        The lowest of each cost is among them, but for mixtures over layers: which one it is
+        depends on the cost, as fewer bits and sparse weights are smaller, but slower to unpack.
+        """
+        kinds: dict[KnobKind, set[Value]] = {}
         for knob in self.knobs:
-            if knob.kind in ("prune", "sparsity"):
-                params[knob.name] = max(knob.choices)
-            elif knob.kind == "bits":
-                params[knob.name] = min(knob.choices)
-            elif knob.kind == "precision":
-                params[knob.name] = "int8" if "int8" in knob.choices else knob.choices[0]
-            elif knob.kind == "target":
-                params[knob.name] = target
-            else:
-                params[knob.name] = knob.choices[0]
-        return self.candidate(params)
+            kinds.setdefault(knob.kind, set()).update(_EXTREMES[knob.kind](knob.choices))
+        kinds["target"] = {target}
+        for values in itertools.product(*(sorted(values) for values in kinds.values())):
+            picked = dict(zip(kinds, values, strict=True))
+            yield self.candidate({knob.name: picked[knob.kind] for knob in self.knobs})
 
     def draw(self, source: random.Random) -> dict[str, Value]:
         """A uniform random setting."""
@@ -294,6 +293,17 @@ class Space:
 
 
 _NEUTRAL: Mapping[str, Value] = {"prune": 0, "sparsity": 0, "bits": 8}
+# The choices of a kind of knob between which no cost is lower.
+_EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
+    "prune": lambda choices: [max(choices)],
+    "sparsity": lambda choices: [min(choices), max(choices)],
+    "bits": lambda choices: choices,
+    "criterion": lambda choices: choices[:1],
+    "schedule": lambda choices: choices[:1],
+    "precision": lambda choices: choices,
+    "target": lambda choices: choices,
+}
+_SECTION: Mapping[str, str] = {"prune": "pruning", "sparsity": "sparsity", "bits": "quantization"}
 
 
 def aligned_width(channels: int, ratio: float, alignment: int) -> int:
@@ -316,14 +326,15 @@ def layer_knobs(
 ) -> list[Knob]:
     """Knobs over `layers` (name -> height and width it works at), one a layer, stage or in all.
 
-    Raises StudyError for a layer to skip that does not exist.
+    Raises StudyError for a layer to skip that does not exist, and when all are skipped.
     """
+    key = f"'space.{_SECTION[kind]}.skip'"
     for name in skip:
         if name not in layers:
-            raise StudyError(f"'skip' of {kind} names layer '{name}'; {nearest(name, layers)}")
+            raise StudyError(f"{key} names layer '{name}'; {nearest(name, layers)}")
     chosen = {name: stage for name, stage in layers.items() if name not in skip}
     if not chosen:
-        return []
+        raise StudyError(f"{key} names every layer; leave out the section instead")
     if granularity == "global":
         return [Knob(kind, kind, tuple(choices), tuple(chosen))]
     if granularity == "per-layer":

@@ -344,7 +344,10 @@ class Storage:
         evaluations = schema.evaluations
         old = connection.execute(
             sa.select(
-                evaluations.c.evaluation_id, evaluations.c.optuna_trial_id, evaluations.c.state
+                evaluations.c.evaluation_id,
+                evaluations.c.optuna_trial_id,
+                evaluations.c.state,
+                evaluations.c.params_json,
             ).where(evaluations.c.study_id == study.study_id, evaluations.c.number == trial.number)
         ).one_or_none()
         if old is None:
@@ -356,7 +359,8 @@ class Storage:
             raise StorageError(
                 f"trial {trial.number} is finished already ({old.state}); it is kept as it is"
             )
-        optuna_tables.replace(connection, old.optuna_trial_id, study, trial)
+        same_params = old.params_json == rows.dump(dict(trial.params))
+        optuna_tables.replace(connection, old.optuna_trial_id, study, trial, same_params)
         connection.execute(
             sa.update(evaluations)
             .where(evaluations.c.evaluation_id == old.evaluation_id)

@@ -254,7 +254,9 @@ class StudyFile(_Section):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     workload: Annotated[
         Annotated[str, Tag("one by name")] | Annotated[BringYourOwn, Tag("one's own")],
-        Discriminator(lambda v: "one by name" if isinstance(v, str) else "one's own"),
+        Discriminator(
+            lambda v: "one's own" if isinstance(v, dict | BringYourOwn) else "one by name"
+        ),
     ]
     training: dict[str, Any] = {}
     space: SpaceSection
@@ -288,7 +290,8 @@ def parse_study(text: str, source: str) -> StudyFile:
     try:
         return StudyFile.model_validate(content)
     except ValidationError as error:
-        raise StudyError(f"{source}: {_first_mistake(error)}") from error
+        told = " ".join(_first_mistake(error).split())
+        raise StudyError(f"{source}: {told}") from error
 
 
 class _Loader(yaml.SafeLoader):

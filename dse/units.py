@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,7 +30,7 @@ METRIC_DIMENSION: Mapping[str, Dimension] = MappingProxyType(
         "energy": "joules",
     }
 )
-_NUMBER = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*$")
+_NUMBER = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?) ?(\S*)$")
 # Largest first; the first step that leaves a number >= 1 is used.
 _PRETTY: Mapping[str, tuple[tuple[str, float], ...]] = MappingProxyType(
     {
@@ -47,11 +48,12 @@ def parse_quantity(text: str | float, dimension: Dimension) -> float:
     Raises StudyError with the nearest unit when the unit is missing, unknown or of another kind.
     """
     allowed = UNITS[dimension]
-    match = _NUMBER.match(str(text))
-    if match is None:
-        example = f"'50 {next(iter(allowed))}'"
-        raise StudyError(f"'{text}' is not a quantity in {dimension}; write it like {example}")
-    number, unit = float(match.group(1)), match.group(2)
+    text = " ".join(str(text).split())
+    match = _NUMBER.match(text)
+    if match is None or math.isinf(float(match.group(1))):
+        raise StudyError(f"'{text}' is not a number with a unit; allowed: {', '.join(allowed)}")
+    # The Greek letter looks the same as the micro sign.
+    number, unit = float(match.group(1)), match.group(2).replace("\u03bc", "\u00b5")
     if not unit and dimension == "share":
         return number
     if not unit:

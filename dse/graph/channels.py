@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from dse.errors import CompressionError, nearest
 from dse.graph.ir import (
@@ -71,6 +72,7 @@ class _Ties:
             self.tie(0, variable)
 
 
+@lru_cache(maxsize=16)
 def _follow(graph: Graph) -> tuple[_Ties, dict[str, _Runs], dict[str, int]]:
     """Variables of every tensor, and the variable that each producer makes."""
     ties = _Ties()
@@ -139,6 +141,7 @@ def _runs_after_reshape(op: Reshape, graph: Graph, ties: _Ties, source: _Runs) -
     return ((frozen, 1),)
 
 
+@lru_cache(maxsize=16)
 def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
     """Groups of output channels that may be removed, in order of their first producer.
 
@@ -174,15 +177,14 @@ def narrow(graph: Graph, widths: Mapping[str, int]) -> Graph:
                 f"allowed: 1 to {groups[name].channels}"
             )
     ties, runs, makes = _follow(graph)
-    size = list(ties.sizes)
-    for name, width in widths.items():
-        for producer in groups[name].producers:
-            size[makes[producer]] = width
-    for variable in range(len(size)):
-        kept = [size[makes[n]] for n in makes if ties.find(makes[n]) == ties.find(variable)]
-        if kept and ties.find(variable) != ties.find(0):
-            size[variable] = kept[0]
-    return _with_sizes(without_values(graph), runs, size)
+    chosen = {ties.find(makes[name]): width for name, width in widths.items()}
+    size = [chosen.get(ties.find(v), whole) for v, whole in enumerate(ties.sizes)]
+    return _with_sizes(_shapes(graph), runs, size)
+
+
+@lru_cache(maxsize=16)
+def _shapes(graph: Graph) -> Graph:
+    return without_values(graph)
 
 
 def _with_sizes(graph: Graph, runs: dict[str, _Runs], size: list[int]) -> Graph:
@@ -233,20 +235,28 @@ def with_encodings(
     for name in (*bits, *densities):
         if name not in names:
             raise CompressionError(f"no layer '{name}' holds weights; {nearest(name, names)}")
-    default = 32 if dtype == "float32" else 8
-    ops = []
-    for op in graph.ops:
-        if isinstance(op, Conv2D | FullyConnected):
-            size = op.weight.size
-            kept = kept_count(size, densities.get(op.name, 1.0))
-            width = 32 if dtype == "float32" else bits.get(op.name, default)
-            op = replace(op, weight=Weight(op.weight.shape, width, kept), bias=None)
-        ops.append(op)
+    ops = tuple(
+        _encoded(op, 32 if dtype == "float32" else bits.get(op.name, 8), densities.get(op.name, 1))
+        if isinstance(op, Conv2D | FullyConnected)
+        else op
+        for op in graph.ops
+    )
     tensors = {
-        name: replace(tensor, dtype=dtype, scale=None, zero_point=0)
+        name: tensor if tensor.dtype == dtype and tensor.scale is None else _plain(tensor, dtype)
         for name, tensor in graph.tensors.items()
     }
-    return replace(graph, ops=tuple(ops), tensors=tensors)
+    return replace(graph, ops=ops, tensors=tensors)
+
+
+def _plain(tensor: Tensor, dtype: DType) -> Tensor:
+    return Tensor(tensor.name, tensor.shape, dtype)
+
+
+def _encoded(op: Conv2D | FullyConnected, bits: int, density: float) -> Op:
+    weight = Weight(op.weight.shape, bits, kept_count(op.weight.size, density))
+    if weight.key == op.weight.key and op.weight.values is None and op.bias is None:
+        return op
+    return replace(op, weight=weight, bias=None)
 
 
 def kept_count(size: int, density: float) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -23,16 +22,22 @@ from dse.graph.ir import (
     FullyConnected,
     Lookup,
     Mul,
-    Op,
     Pad,
     Pool2D,
     Reshape,
     Softmax,
-    Tensor,
-    Weight,
 )
+from dse.graph.layers import (
+    adaptive_pool,
+    batch_norm,
+    conv,
+    linear,
+    mean,
+    pool_function,
+    pool_module,
+)
+from dse.graph.tracer import Tracer, Value, Visit, hwc, label
 
-PoolMode = Literal["max", "average"]
 LookupFunction = Literal["sigmoid", "tanh", "hardswish", "hardsigmoid", "relu", "relu6"]
 
 _ACTIVATION_MODULES: Mapping[type[nn.Module], LookupFunction] = {
@@ -62,77 +67,6 @@ _SKIPPED_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 _SKIPPED_FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, "contiguous", "clone")
 _RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze)
 _RESHAPE_METHODS = ("view", "reshape", "flatten", "squeeze", "unsqueeze")
-
-
-@dataclass
-class Value:
-    """What is known of a traced tensor: its graph name and, when flattened, its torch order."""
-
-    name: str
-    order: Array | None = None
-
-
-@dataclass
-class Tracer:
-    """Walks the fx nodes once and grows the lists of operators and tensors."""
-
-    modules: Mapping[str, nn.Module]
-    shapes: Mapping[fx.Node, tuple[int, ...]]
-    values: dict[fx.Node, Value] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    ops: dict[str, Op] = field(default_factory=dict)
-    maker: dict[str, str] = field(default_factory=dict)
-
-    def add(self, node: fx.Node, op: Op, order: Array | None = None) -> None:
-        """Append an operator whose output is the value of `node`."""
-        if op.name in self.ops and isinstance(op, Conv2D | FullyConnected):
-            raise GraphError(
-                f"module '{op.name}' is called more than once; "
-                "weights shared by several layers are not supported: give each call its own module"
-            )
-        if op.name in self.ops:
-            op = replace(op, name=node.name)
-        self.ops[op.name] = op
-        self.maker[op.output] = op.name
-        self.tensors[op.output] = Tensor(op.output, hwc(self.shapes[node], node))
-        self.values[node] = Value(op.output, order)
-
-    def module(self, node: fx.Node) -> nn.Module:
-        """The module that a node calls."""
-        return self.modules[str(node.target)]
-
-    def value(self, argument: Any, node: fx.Node) -> Value:
-        """The traced tensor behind an argument."""
-        if not isinstance(argument, fx.Node) or argument not in self.values:
-            raise GraphError(
-                f"operator '{label(node)}' works on a constant ({argument!r}); "
-                "only tensors made by the network itself are supported"
-            )
-        return self.values[argument]
-
-    def read_once(self, node: fx.Node) -> bool:
-        """Whether a single operator reads the value of `node`."""
-        return len(node.users) == 1
-
-
-Visit = Callable[[Tracer, fx.Node], None]
-
-
-def hwc(shape: Sequence[int], node: fx.Node) -> tuple[int, ...]:
-    """(N, C, H, W), (N, C, L) or (N, F) as (H, W, C), (1, L, C) or (F,)."""
-    if len(shape) == 4:
-        return shape[2], shape[3], shape[1]
-    if len(shape) == 3:
-        return 1, shape[2], shape[1]
-    if len(shape) == 2:
-        return (shape[1],)
-    raise GraphError(f"operator '{label(node)}' makes a tensor of {len(shape)} axes; allowed: 2-4")
-
-
-def label(node: fx.Node) -> str:
-    """How messages name a node."""
-    what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
-    return f"{node.name} ({what})"
 
 
 def visit(tracer: Tracer, node: fx.Node) -> None:
@@ -192,130 +126,6 @@ def _owner(node: fx.Node) -> str:
     return names[-1] if names and names[-1] else "the model"
 
 
-def _array(tensor: torch.Tensor | None) -> Array | None:
-    return None if tensor is None else tensor.detach().cpu().numpy().astype(np.float64)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    """(height, width) of an int, a 1-tuple (1-D layers: height 1) or a 2-tuple."""
-    if isinstance(value, int):
-        return value, value
-    values = tuple(int(v) for v in value)
-    return (values[0], values[1]) if len(values) == 2 else (1, values[0])
-
-
-def _conv(tracer: Tracer, node: fx.Node) -> None:
-    conv = cast(nn.Conv2d, tracer.module(node))
-    flat = isinstance(conv, nn.Conv1d)
-    if conv.padding_mode != "zeros":
-        raise GraphError(f"module '{node.target}' pads with '{conv.padding_mode}'; allowed: zeros")
-    source = tracer.value(node.args[0], node)
-    weight = cast(Array, _array(conv.weight))
-    if flat:
-        weight = weight[:, :, None, :]
-    stride, dilation = _spatial(conv.stride, flat, 1), _spatial(conv.dilation, flat, 1)
-    op = Conv2D(
-        name=str(node.target),
-        inputs=(source.name,),
-        output=node.name,
-        weight=_float_weight(weight.transpose(0, 2, 3, 1)),
-        bias=_bias(conv.bias, weight.shape[0]),
-        stride=stride,
-        padding=_conv_padding(conv, flat, weight.shape[2:], dilation),
-        dilation=dilation,
-        groups=conv.groups,
-    )
-    tracer.add(node, op)
-
-
-def _spatial(value: Any, flat: bool, height: int) -> tuple[int, int]:
-    return (height, _pair(value)[1]) if flat else _pair(value)
-
-
-def _conv_padding(
-    conv: nn.Conv2d, flat: bool, kernel: Sequence[int], dilation: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    if conv.padding == "valid":
-        return 0, 0, 0, 0
-    if conv.padding == "same":
-        # torch puts the odd element at the end.
-        total = [dilation[axis] * (kernel[axis] - 1) for axis in (0, 1)]
-        before = [size // 2 for size in total]
-        return before[0], total[0] - before[0], before[1], total[1] - before[1]
-    rows, columns = _spatial(conv.padding, flat, 0)
-    return rows, rows, columns, columns
-
-
-def _float_weight(values: Array) -> Weight:
-    data = np.ascontiguousarray(values, dtype=np.float32)
-    return Weight(data.shape, values=data)
-
-
-def _bias(bias: torch.Tensor | None, size: int) -> Array:
-    found = _array(bias)
-    return np.zeros(size) if found is None else found
-
-
-def _linear(tracer: Tracer, node: fx.Node) -> None:
-    linear = cast(nn.Linear, tracer.module(node))
-    source = tracer.value(node.args[0], node)
-    if len(tracer.tensors[source.name].shape) != 1:
-        raise GraphError(
-            f"module '{node.target}' is a Linear on a tensor of shape "
-            f"{tracer.tensors[source.name].shape}; flatten it to (N, features) first"
-        )
-    weight = cast(Array, _array(linear.weight))
-    if source.order is not None:
-        weight = weight[:, source.order]
-    bias = _bias(linear.bias, weight.shape[0])
-    name = str(node.target)
-    tracer.add(node, FullyConnected(name, (source.name,), node.name, _float_weight(weight), bias))
-
-
-def _batch_norm(tracer: Tracer, node: fx.Node) -> None:
-    norm = cast(nn.BatchNorm2d, tracer.module(node))
-    if norm.running_mean is None or norm.running_var is None:
-        raise GraphError(
-            f"module '{node.target}' keeps no running statistics; set track_running_stats=True"
-        )
-    source = tracer.value(node.args[0], node)
-    deviation = np.sqrt(cast(Array, _array(norm.running_var)) + norm.eps)
-    gamma = _array(norm.weight) if norm.affine else np.ones_like(deviation)
-    beta = _array(norm.bias) if norm.affine else np.zeros_like(deviation)
-    factor = cast(Array, gamma) / deviation
-    shift = cast(Array, beta) - cast(Array, _array(norm.running_mean)) * factor
-    if source.order is not None:
-        factor, shift = factor[source.order], shift[source.order]
-    before = tracer.ops.get(tracer.maker.get(source.name, ""))
-    foldable = isinstance(before, Conv2D | FullyConnected) and before.activation == "none"
-    if foldable and tracer.read_once(cast(fx.Node, node.args[0])):
-        _fold(tracer, node, cast(Conv2D, before), factor, shift)
-    else:
-        _norm_as_depthwise(tracer, node, source, factor, shift)
-
-
-def _fold(tracer: Tracer, node: fx.Node, op: Conv2D, factor: Array, shift: Array) -> None:
-    values = cast(Array, op.weight.values)
-    scaled = values * factor.reshape(-1, *[1] * (values.ndim - 1))
-    weight = replace(op.weight, values=scaled.astype(np.float32))
-    bias = cast(Array, op.bias) * factor + shift
-    tracer.ops[op.name] = replace(op, weight=weight, bias=bias)
-    tracer.values[node] = tracer.values[cast(fx.Node, node.args[0])]
-
-
-def _norm_as_depthwise(
-    tracer: Tracer, node: fx.Node, source: Value, factor: Array, shift: Array
-) -> None:
-    """A BatchNorm that follows no layer: a 1x1 depthwise convolution."""
-    if len(tracer.tensors[source.name].shape) != 3:
-        raise GraphError(
-            f"module '{node.target}' is a BatchNorm1d that follows no Linear; put it behind one"
-        )
-    weight = _float_weight(factor.reshape(-1, 1, 1, 1))
-    op = Conv2D(str(node.target), (source.name,), node.name, weight, shift, groups=factor.shape[0])
-    tracer.add(node, op)
-
-
 def _activation(tracer: Tracer, node: fx.Node, function: LookupFunction) -> None:
     source = tracer.value(node.args[0], node)
     before = tracer.ops.get(tracer.maker.get(source.name, ""))
@@ -332,110 +142,6 @@ def _activation(tracer: Tracer, node: fx.Node, function: LookupFunction) -> None
         return
     name = str(node.target) if node.op == "call_module" else node.name
     tracer.add(node, Lookup(name, (source.name,), node.name, function), source.order)
-
-
-def _pool_module(mode: PoolMode) -> Visit:
-    def visit(tracer: Tracer, node: fx.Node) -> None:
-        module: Any = tracer.module(node)
-        flat = isinstance(module, nn.MaxPool1d | nn.AvgPool1d)
-        _pool(
-            tracer,
-            node,
-            mode,
-            kernel=_spatial(module.kernel_size, flat, 1),
-            stride=_spatial(module.stride, flat, 1),
-            padding=_spatial(module.padding, flat, 0),
-            dilation=getattr(module, "dilation", 1),
-            counts_padding=getattr(module, "count_include_pad", False),
-        )
-
-    return visit
-
-
-def _pool_function(mode: PoolMode) -> Visit:
-    def visit(tracer: Tracer, node: fx.Node) -> None:
-        given = dict(zip(("input", "kernel_size", "stride", "padding"), node.args, strict=False))
-        given.update(node.kwargs)
-        flat = len(tracer.shapes[node]) == 3
-        kernel = given["kernel_size"]
-        _pool(
-            tracer,
-            node,
-            mode,
-            kernel=_spatial(kernel, flat, 1),
-            stride=_spatial(given.get("stride") or kernel, flat, 1),
-            padding=_spatial(given.get("padding", 0), flat, 0),
-            dilation=cast(Any, given.get("dilation", 1)),
-            counts_padding=mode == "average" and bool(given.get("count_include_pad", True)),
-        )
-
-    return visit
-
-
-def _pool(
-    tracer: Tracer,
-    node: fx.Node,
-    mode: PoolMode,
-    *,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: Any,
-    counts_padding: bool,
-) -> None:
-    name = str(node.target) if node.op == "call_module" else node.name
-    if _pair(dilation) != (1, 1):
-        raise GraphError(f"pooling '{name}' has dilation {dilation}; allowed: 1")
-    if mode == "average" and any(padding) and counts_padding:
-        raise GraphError(
-            f"pooling '{name}' counts its padding into the average; set count_include_pad=False"
-        )
-    source = tracer.value(node.args[0], node)
-    height, width, _ = tracer.tensors[source.name].shape
-    out = tracer.shapes[node][2:] if len(tracer.shapes[node]) == 4 else (1, tracer.shapes[node][2])
-    expected = tuple(
-        (size + 2 * pad - k) // s + 1
-        for size, pad, k, s in zip((height, width), padding, kernel, stride, strict=True)
-    )
-    if tuple(out) != expected:
-        raise GraphError(f"pooling '{name}' rounds its output size up; set ceil_mode=False")
-    sides = (padding[0], padding[0], padding[1], padding[1])
-    tracer.add(node, Pool2D(name, (source.name,), node.name, mode, kernel, stride, sides))
-
-
-def _adaptive_pool(mode: PoolMode) -> Visit:
-    return partial(_adaptive, mode=mode)
-
-
-def _adaptive(tracer: Tracer, node: fx.Node, mode: PoolMode) -> None:
-    name = str(node.target) if node.op == "call_module" else node.name
-    source = tracer.value(node.args[0], node)
-    height, width, _ = tracer.tensors[source.name].shape
-    out = hwc(tracer.shapes[node], node)
-    if height % out[0] or width % out[1]:
-        raise GraphError(
-            f"pooling '{name}' turns {height} x {width} into {out[0]} x {out[1]}, "
-            "which does not divide evenly; choose an output size that does"
-        )
-    kernel = (height // out[0], width // out[1])
-    tracer.add(node, Pool2D(name, (source.name,), node.name, mode, kernel, kernel))
-
-
-def _mean(tracer: Tracer, node: fx.Node) -> None:
-    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    source = tracer.value(node.args[0], node)
-    shape = tracer.tensors[source.name].shape
-    rank = len(tracer.shapes[cast(fx.Node, node.args[0])])
-    given = [axes] if isinstance(axes, int) else list(cast(Sequence[int], axes or ()))
-    if sorted(axis % rank for axis in given) != list(range(2, rank)):
-        raise GraphError(f"operator '{label(node)}' averages over {axes}; allowed: all of H and W")
-    height, width, channels = shape
-    pooled = f"{node.name}_pool"
-    pool = Pool2D(pooled, (source.name,), pooled, "average", (height, width), (height, width))
-    tracer.ops[pooled] = pool
-    tracer.tensors[pooled] = Tensor(pooled, (1, 1, channels))
-    tracer.maker[pooled] = pooled
-    tracer.add(node, Reshape(node.name, (pooled,), node.name))
 
 
 def _reshape(tracer: Tracer, node: fx.Node) -> None:
@@ -576,13 +282,13 @@ def _log_softmax(tracer: Tracer, node: fx.Node) -> None:
 
 
 _MODULES: Mapping[Any, Visit] = {
-    (nn.Conv1d, nn.Conv2d): _conv,
-    nn.Linear: _linear,
-    (nn.BatchNorm1d, nn.BatchNorm2d): _batch_norm,
-    (nn.MaxPool1d, nn.MaxPool2d): _pool_module("max"),
-    (nn.AvgPool1d, nn.AvgPool2d): _pool_module("average"),
-    (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d): _adaptive_pool("average"),
-    (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d): _adaptive_pool("max"),
+    (nn.Conv1d, nn.Conv2d): conv,
+    nn.Linear: linear,
+    (nn.BatchNorm1d, nn.BatchNorm2d): batch_norm,
+    (nn.MaxPool1d, nn.MaxPool2d): pool_module("max"),
+    (nn.AvgPool1d, nn.AvgPool2d): pool_module("average"),
+    (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d): adaptive_pool("average"),
+    (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d): adaptive_pool("max"),
     (nn.Flatten, nn.Unflatten): _reshape,
     (nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d): _pad_module,
     nn.Softmax: _softmax,
@@ -601,16 +307,16 @@ _FUNCTIONS: Mapping[Any, Visit] = {
     torch.cat: _cat,
     torch.concat: _cat,
     F.pad: _pad_function,
-    F.max_pool2d: _pool_function("max"),
-    torch.max_pool2d: _pool_function("max"),
-    F.max_pool1d: _pool_function("max"),
-    F.avg_pool2d: _pool_function("average"),
-    F.avg_pool1d: _pool_function("average"),
-    F.adaptive_avg_pool2d: _adaptive_pool("average"),
-    F.adaptive_avg_pool1d: _adaptive_pool("average"),
-    F.adaptive_max_pool2d: _adaptive_pool("max"),
-    torch.mean: _mean,
-    "mean": _mean,
+    F.max_pool2d: pool_function("max"),
+    torch.max_pool2d: pool_function("max"),
+    F.max_pool1d: pool_function("max"),
+    F.avg_pool2d: pool_function("average"),
+    F.avg_pool1d: pool_function("average"),
+    F.adaptive_avg_pool2d: adaptive_pool("average"),
+    F.adaptive_avg_pool1d: adaptive_pool("average"),
+    F.adaptive_max_pool2d: adaptive_pool("max"),
+    torch.mean: mean,
+    "mean": mean,
     F.softmax: _softmax,
     torch.softmax: _softmax,
     "softmax": _softmax,

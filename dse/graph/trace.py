@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from dse.errors import GraphError
 from dse.graph.ir import Graph, Tensor
-from dse.graph.operators import Tracer, Value, hwc, visit
+from dse.graph.operators import visit
+from dse.graph.tracer import Tracer, Value, hwc
 
 
 def trace(model: nn.Module, input_shape: Sequence[int], name: str = "network") -> Graph:
