@@ -72,7 +72,7 @@ class Formula:
     def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:
         shapes = self.problem.space.shapes(candidate)
         value = float(np.clip(shapes.parameters / self.problem.space.graph.parameters, 0.1, 0.99))
-        return Evaluation(shapes, Metric(value, value, value, "measured", "formula"), 100, {})
+        return Evaluation(shapes, Metric(value, value, value, "measured", "formula"), 100, {}, True)
 
     def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
         return Metric(0.5, 0.5, 0.5, "measured", "formula"), 100

@@ -43,12 +43,16 @@ class Interrupted(Exception):  # noqa: N818 - a wish, not an error
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found for one network: its graph, its validation accuracy, seconds a stage."""
+    """What was found for one network: its graph, its validation accuracy, seconds a stage.
+
+    `trained` says whether anything was trained for it; stages that were kept cost nothing again.
+    """
 
     graph: Graph
     accuracy: Metric
     samples: int
     stage_s: Mapping[str, float]
+    trained: bool
 
 
 class Evaluator:
@@ -72,6 +76,7 @@ class Evaluator:
         self._content = _content_key(workload, dataset, recipe, seed)
         self._baseline: nn.Module | None = None
         self._last: tuple[str, Graph, Ranges] | None = None
+        self._trainings = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,13 +89,15 @@ class Evaluator:
         Raises Interrupted, CompressionError, WorkloadError or GraphError.
         """
         stage_s: dict[str, float] = {}
+        before = self._trainings
         with _timed(stage_s, "train"):
             graph, ranges = self._float_stage(candidate)
         with _timed(stage_s, "quantize"):
             graph = self._finished(graph, ranges, candidate)
         with _timed(stage_s, "validate"):
             metric = self.accuracy(graph, self.dataset.validation, rounding)
-        return Evaluation(graph, metric, len(self.dataset.validation), stage_s)
+        trained = self._trainings > before
+        return Evaluation(graph, metric, len(self.dataset.validation), stage_s, trained)
 
     def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
         """Accuracy on test data, which the search never sees, and the number of samples."""
@@ -129,8 +136,10 @@ class Evaluator:
             candidate.criterion or "l2",
             candidate.schedule or "one-shot",
         )
+        baseline = self.baseline()
+        self._trainings += candidate.compressed
         model = compress(
-            self.baseline(),
+            baseline,
             self.dataset.train,
             plan,
             self.recipe,
@@ -149,6 +158,7 @@ class Evaluator:
             model.load_state_dict(torch.load(path, weights_only=True))
             model.eval()
         else:
+            self._trainings += 1
             train(
                 model,
                 self.dataset.train.take(self.recipe.train_samples),

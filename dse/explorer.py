@@ -332,14 +332,15 @@ class Explorer:
         known = self._known.get((proposal.candidate.network_key, rounding))
         graph: Graph | None = None
         stage_s: Mapping[str, float] = {}
+        trained = False
         if known is None:
             self.storage.begin(self.record.name, trial)
             self.listener.begun(trial)
             found = self.evaluator.evaluate(proposal.candidate, rounding)
             known = self._first(found, proposal.number)
-            graph, stage_s = found.graph, found.stage_s
+            graph, stage_s, trained = found.graph, found.stage_s, found.trained
         trial = self._judged(proposal, screening, trial, known)
-        trial = replace(trial, trained=graph is not None, stage_s=stage_s)
+        trial = replace(trial, trained=trained, stage_s=stage_s)
         if proposal.baseline or self._enters(trial):
             return self._tested(trial, known, graph, rounding), graph
         return trial, graph

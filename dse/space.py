@@ -247,6 +247,8 @@ class Space:
             value: Value = knob.choices[0] if neutral is None else neutral
             if knob.kind in ("target", "precision"):
                 value = str(getattr(candidate, knob.kind))
+            elif knob.kind == "bits" and not candidate.bits:
+                value = max(knob.choices)  # whatever it says, the weights are floats
             if value not in knob.choices:
                 return None
             params[knob.name] = next(c for c in knob.choices if c == value)

@@ -78,7 +78,7 @@ class FormulaEvaluator:
             raise RuntimeError("the loss is not finite")
         shapes = self.problem.space.shapes(candidate)
         metric = _metric(formula(self.problem, candidate), "validation")
-        return Evaluation(shapes, metric, 1000, {"train": self.sleep_s})
+        return Evaluation(shapes, metric, 1000, {"train": self.sleep_s}, True)
 
     def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
         return _metric(0.5, "test"), 500
