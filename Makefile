@@ -32,7 +32,7 @@ quickstart: $(VENV)/.base
 		--report out/quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,7 +40,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 check: lint
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not browser'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not browser'
 
 format: $(STAMP)
 	$(BIN)/ruff format .
