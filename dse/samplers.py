@@ -86,16 +86,39 @@ def _tpe(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
     return TPESampler(seed=derived, **settings)
 
 
-def _nsga2(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
+def _nsga2(settings: dict[str, Any], derived: int, seed: int, *_: Any) -> BaseSampler:
     from optuna.samplers import NSGAIISampler
 
-    return NSGAIISampler(seed=derived, **{"population_size": _POPULATION} | settings)
+    return _genetic(NSGAIISampler, settings, derived, seed)
 
 
-def _nsga3(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:
+def _nsga3(settings: dict[str, Any], derived: int, seed: int, *_: Any) -> BaseSampler:
     from optuna.samplers import NSGAIIISampler
 
-    return NSGAIIISampler(seed=derived, **{"population_size": _POPULATION} | settings)
+    return _genetic(NSGAIIISampler, settings, derived, seed)
+
+
+def _genetic(kind: Any, settings: dict[str, Any], derived: int, seed: int) -> BaseSampler:
+    """A genetic sampler that finds the same parents again when a study is resumed.
+
+    Optuna chooses a generation's parents once, by the random state and in the order of whichever
+    trial asks first; here they depend on the stored trials and the generation alone.
+    """
+    options = {"population_size": _POPULATION} | settings
+
+    def select_parent(sampler: Any, study: optuna.Study, generation: int) -> Any:
+        sampler.get_parent_population(study, generation - 1)  # kept with the study from here on
+        state = np.random.SeedSequence(seed, spawn_key=(generation,)).generate_state(1)
+        return kind(seed=int(state[0]), **options).select_parent(study, generation)
+
+    def get_parent_population(sampler: Any, study: optuna.Study, generation: int) -> Any:
+        parents = kind.get_parent_population(sampler, study, generation)
+        return sorted(parents, key=lambda trial: trial.number)
+
+    # Optuna keeps generations and parents under the name of the class.
+    methods = {"select_parent": select_parent, "get_parent_population": get_parent_population}
+    sampler: BaseSampler = type(kind.__name__, (kind,), methods)(seed=derived, **options)
+    return sampler
 
 
 def _gp(settings: dict[str, Any], derived: int, *_: Any) -> BaseSampler:

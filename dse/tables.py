@@ -103,23 +103,34 @@ FRONT_COLUMNS = (
 )
 
 
-def show_front(trials: Sequence[Trial], baseline: Trial | None, form: Format, title: str) -> None:
-    """Print the front, pretty units in the table."""
+def show_front(
+    trials: Sequence[Trial],
+    baseline: Trial | None,
+    objectives: Sequence[str],
+    form: Format,
+    title: str,
+) -> None:
+    """Print the front: every column as JSON or CSV; target, objectives and gist as a table."""
     rows = front_rows(trials, baseline)
+    if form != "table":
+        show(rows, FRONT_COLUMNS, form)
+        return
+    for row in rows:
+        clock = format_quantity(row["clock_hz"], "hertz") if row["clock_hz"] else "-"
+        row["target"] = f"{row['board']} {row['backend']} {clock}"
     pretty: dict[str, list[str]] = {
-        kind.column: [format_value(name, row[kind.column]) for row in rows]
-        for name, kind in METRICS.items()
+        METRICS[name].column: [format_value(name, row[METRICS[name].column]) for row in rows]
+        for name in objectives
     }
     pretty["test_accuracy"] = [format_value("accuracy", row["test_accuracy"]) for row in rows]
-    pretty["clock_hz"] = [
-        format_quantity(row["clock_hz"], "hertz") if row["clock_hz"] else "-" for row in rows
-    ]
     pretty["parameters"] = [
         f"{row['parameters']:,}"
         + (f" ({100 * row['parameters_share']:.1f} %)" if row["parameters_share"] else "")
         for row in rows
     ]
-    show(rows, FRONT_COLUMNS, form, pretty, title)
+    metrics = [METRICS[name].column for name in objectives]
+    columns = ["trial", "target", *metrics, "test_accuracy", "parameters", "compression"]
+    show(rows, columns, form, pretty, title)
 
 
 def compression_text(trial: Trial) -> str:

@@ -1,0 +1,92 @@
+"""Stages: trained once, kept, found again; the numbers are the graph's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dse.evaluate import Evaluator, Interrupted, wilson_interval
+from dse.graph import execute
+from dse.space import Candidate
+from dse.workloads import WORKLOADS
+
+TARGET = "nucleo_f446re/native/180MHz"
+LAYERS = ("conv1", "conv2", "conv3", "fc1", "fc2")
+WORKLOAD = WORKLOADS["digits"]
+RECIPE = WORKLOAD.recipe.with_changes({"epochs": 2, "fine_tune_epochs": 1, "threads": 1})
+
+
+def evaluator(folder: Path, seed: int = 0) -> Evaluator:
+    return Evaluator(WORKLOAD, WORKLOAD.load(), RECIPE, seed, folder)
+
+
+def candidate(**changes: object) -> Candidate:
+    given = {"bits": dict.fromkeys(LAYERS, 8)} | changes
+    return Candidate(TARGET, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_each_stage_is_trained_once_and_found_again(tmp_path: Path) -> None:
+    pruned = {"widths": {"conv1": 8, "fc1": 24}, "criterion": "l2", "schedule": "one-shot"}
+    first = evaluator(tmp_path)
+    assert first.evaluate(candidate(), "double").trained
+    assert not first.evaluate(candidate(bits=dict.fromkeys(LAYERS, 4)), "double").trained
+    eight = first.evaluate(candidate(**pruned), "double")
+    assert eight.trained
+    four = first.evaluate(candidate(**pruned, bits=dict.fromkeys(LAYERS, 4)), "double")
+    assert not four.trained
+
+    again = evaluator(tmp_path).evaluate(candidate(**pruned), "double")
+    assert not again.trained
+    assert again.accuracy == eight.accuracy
+    assert again.graph.key == eight.graph.key
+    assert evaluator(tmp_path, seed=1).evaluate(candidate(), "double").trained
+
+
+@pytest.mark.slow
+def test_the_accuracy_is_what_the_stored_graph_classifies(tmp_path: Path) -> None:
+    found = evaluator(tmp_path).evaluate(candidate(kept={"fc1": 0.25}, schedule="agp"), "single")
+    split = WORKLOAD.load().validation
+    classes = execute.run(found.graph, split.inputs, "single").argmax(dim=1)
+    assert found.accuracy.value == pytest.approx(float((classes == split.labels).float().mean()))
+    assert found.samples == len(split)
+    weight = found.graph.op("fc1").weight  # type: ignore[attr-defined]
+    assert weight.kept == round(0.25 * weight.size)
+    assert int((weight.values != 0).sum()) <= weight.kept
+
+
+@pytest.mark.slow
+def test_float32_is_measured_as_float32(tmp_path: Path) -> None:
+    found = evaluator(tmp_path).evaluate(Candidate(TARGET, precision="float32"), "double")
+    assert not found.graph.integer
+    assert "float32" in found.accuracy.source
+
+
+def test_a_wish_to_stop_ends_the_training(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def stop() -> bool:
+        calls.append(1)
+        return len(calls) > 3
+
+    stopped = Evaluator(WORKLOAD, WORKLOAD.load(), RECIPE, 0, tmp_path, stop)
+    with pytest.raises(Interrupted, match="step 4"):
+        stopped.evaluate(candidate(), "double")
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_wilson_interval_against_published_values() -> None:
+    """Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81/263 and 15/148."""
+    low, high = wilson_interval(81 / 263, 263)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    low, high = wilson_interval(15 / 148, 148)
+    assert (round(low, 4), round(high, 4)) == (0.0624, 0.1605)
+    assert wilson_interval(1.0, 100)[1] == 1.0
+
+
+def test_torch_reproduces_the_same_network_for_the_same_seed() -> None:
+    one, other = WORKLOAD.network(3), WORKLOAD.network(3)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
