@@ -247,9 +247,10 @@ class Explorer:
 
     def _ask(self, number: int) -> _Proposal:
         asked = self._study.ask(self.space.distributions)
-        candidate = self.space.candidate(asked.params)
-        frozen = self._study._storage.get_trial(asked._trial_id)
-        return _Proposal(number, candidate, dict(asked.params), dict(frozen.system_attrs), asked)
+        params = asked.params
+        candidate = self.space.candidate(params)
+        attrs = self._study._storage.get_trial_system_attrs(asked._trial_id)
+        return _Proposal(number, candidate, params, dict(attrs), asked)
 
     def _again(self, trial: Trial) -> _Proposal:
         candidate = Candidate.from_json(trial.candidate)

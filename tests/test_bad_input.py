@@ -324,7 +324,9 @@ def test_board_files(dse: Dse, text: str, said: tuple[str, ...]) -> None:
     (dse.folder / "mine.toml").write_text(text)
     dse.write(study_text())
     for command in (("run", "study.yaml", "--dry-run"), ("boards",)):
-        dse(*command, "--boards", ".").refused("mine.toml", *said)
+        ended = dse(*command, "--boards", ".")
+        ended.refused("board file 'mine.toml'", *said)
+        assert "study.yaml" not in ended.err
         dse(*command, "--boards", "nowhere").refused("'nowhere' does not exist")
 
 

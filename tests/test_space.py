@@ -26,8 +26,9 @@ from dse.graph.trace import trace
 from dse.problem import MIXTURE_SLACK, Problem, build_problem
 from dse.space import Candidate, Knob, Space, aligned_width, float_baseline, layer_knobs
 from dse.study import parse_study
+from dse.targets import load_boards
 from dse.trial import COST_METRICS
-from dse.workloads.networks import DigitsNet
+from dse.workloads.networks import DigitsNet, LeNet5
 from tests import networks
 
 PICO, NUCLEO = "rpi_pico/native/133MHz", "nucleo_f446re/cmsis-nn/180MHz"
@@ -235,10 +236,25 @@ def test_ratios_that_leave_the_same_channels_are_one_candidate() -> None:
 
 def test_a_sampler_s_rounding_moves_no_candidate() -> None:
     # 20 channels less 30 % are 3.5 steps of 4: a tie that the last bit would decide.
-    space = problem(pruning={"ratio": {"low": 0, "high": 0.9, "step": 0.1}}).space
-    params = {knob.name: knob.choices[0] for knob in space.knobs}
-    exact = space.candidate({**params, "prune.conv2": 0.3})
-    assert space.candidate({**params, "prune.conv2": 0.1 * 3}).key == exact.key
+    ratios = tuple(round(0.1 * step, 10) for step in range(10))
+    knob = Knob("prune.conv1", "prune", ratios, ("conv1",))
+    space = Space(without_values(trace(LeNet5(), (1, 28, 28))), (knob,), (PICO,), 4)
+    assert 0.1 * 3 != 0.3
+    for step, ratio in enumerate(ratios):
+        assert space.candidate({knob.name: 0.1 * step}) == space.candidate({knob.name: ratio})
+
+
+def test_clocks_asked_for() -> None:
+    def clocks(*asked: str) -> list[str]:
+        return list(problem(backends=["native"], clocks=list(asked)).targets)
+
+    pico, nucleo = "rpi_pico/native", "nucleo_f446re/native"
+    assert clocks("max") == [f"{pico}/133MHz", f"{nucleo}/180MHz"]
+    assert clocks("max", "48 MHz") == [f"{pico}/133MHz", f"{pico}/48MHz", f"{nucleo}/180MHz"]
+    assert clocks("48 MHz") == [f"{pico}/48MHz"]
+    boards = load_boards()
+    every = [boards[name].clocks_hz for name in ("rpi_pico", "nucleo_f446re")]
+    assert len(clocks("all")) == sum(map(len, every))
 
 
 # --- widths -------------------------------------------------------------------------------------
