@@ -55,8 +55,9 @@ def main() -> None:
     try:
         app()
     except DseError as error:
+        message = " ".join(str(error).split())
         Console(stderr=True, soft_wrap=True).print(
-            f"dse: {error}", style="red", highlight=False, markup=False
+            f"dse: {message}", style="red", highlight=False, markup=False
         )
         sys.exit(2)
 
@@ -105,6 +106,8 @@ def run(
     from dse.storage import Storage
     from dse.study import override_study, read_study
 
+    timeout_s = _seconds(timeout)
+    _report_folder(report)
     text = override_study(read_study(study), str(study), sampler=sampler, seed=seed)
     launch = prepare(text, str(study), study.parent, boards)
     if dry_run:
@@ -116,7 +119,7 @@ def run(
     with Storage(url) as opened:
         record = record_of(launch, name, total)
         opened.create(record)
-        _explore(opened, url, record, launch, total, _seconds(timeout), quiet, verbose)
+        _explore(opened, url, record, launch, total, timeout_s, quiet, verbose)
         if report is not None:
             _write_report(opened, name, report)
 
@@ -125,6 +128,9 @@ def run(
 def resume(
     study: StudyArgument = None,
     storage: StorageOption = None,
+    study_name: Annotated[
+        str | None, typer.Option(help="The name it was given, if not the file's.")
+    ] = None,
     n_trials: TrialsOption = None,
     timeout: TimeoutOption = None,
     boards: BoardsOption = None,
@@ -138,9 +144,11 @@ def resume(
     from dse.launch import check_same, prepare
     from dse.storage import Storage
 
+    timeout_s = _seconds(timeout)
+    _report_folder(report)
     name, url, text = _named(study, storage)
     with Storage(url) as opened:
-        record = opened.study(name or _only(opened, url))
+        record = opened.study(study_name or name or _only(opened, url))
         given = text is not None and study is not None
         folder = Path(study).parent if given and study else Path(record.definition["folder"])
         source = str(study) if given else f"study '{record.name}'"
@@ -149,7 +157,7 @@ def resume(
         total = n_trials or (launch.study.n_trials if given else record.n_trials)
         total = max(total, record.n_trials)
         opened.update_n_trials(record.name, total)
-        _explore(opened, url, record, launch, total, _seconds(timeout), quiet, verbose)
+        _explore(opened, url, record, launch, total, timeout_s, quiet, verbose)
         if report is not None:
             _write_report(opened, record.name, report)
 
@@ -311,7 +319,21 @@ def _url(storage: str | None) -> str:
 def _seconds(timeout: str | None) -> float | None:
     from dse.units import parse_quantity
 
-    return None if timeout is None else parse_quantity(timeout, "seconds")
+    if timeout is None:
+        return None
+    try:
+        seconds = parse_quantity(timeout, "seconds")
+    except StudyError as error:
+        raise StudyError(f"--timeout: {error}") from error
+    if seconds <= 0:
+        raise StudyError(f"--timeout is '{timeout}'; allowed: above 0, such as '10 min'")
+    return seconds
+
+
+def _report_folder(folder: Path | None) -> None:
+    """Refuse a report's folder that cannot be one before hours are spent on the study."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise StudyError(f"--report is {folder}, which is a file; name a folder")
 
 
 def _named(study: str | None, storage: str | None) -> tuple[str | None, str, str | None]:

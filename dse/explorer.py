@@ -102,6 +102,7 @@ class Explorer:
         self.trials: dict[int, Trial] = {}
         self.front: tuple[int, ...] = ()
         self.hypervolume = 0.0
+        self._front_points = np.zeros((0, len(problem.objectives)))
         self._keys: set[str] = set()
         self._known: dict[tuple[str, Rounding], _Known] = {}
         self._accuracies: list[float] = []
@@ -123,6 +124,8 @@ class Explorer:
         changes = self.storage.fronts(self.record.name)
         if changes:
             self.front, self.hypervolume = changes[-1].members, changes[-1].hypervolume
+            points = [self._point(self.trials[number]) for number in self.front]
+            self._front_points = np.array(points, dtype=np.float64)
 
     def _learn(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
@@ -386,31 +389,33 @@ class Explorer:
         """The float32 baseline is a landmark, not a design, unless float32 may be chosen."""
         return trial.baseline != "float32" or bool(trial.params)
 
-    def _values(self, trials: Sequence[Trial]) -> np.ndarray[Any, Any]:
-        return np.array(
-            [[trial.value(name) for name in self.problem.objectives] for trial in trials],
-            dtype=np.float64,
-        )
+    def _point(self, trial: Trial) -> list[float | None]:
+        return [trial.value(name) for name in self.problem.objectives]
+
+    def _with_front(self, trial: Trial) -> np.ndarray[Any, Any]:
+        """Objectives of the front's members, then those of `trial`."""
+        row = np.array([self._point(trial)], dtype=np.float64)
+        return np.vstack([self._front_points, row])
 
     def _enters(self, trial: Trial) -> bool:
         if not (trial.feasible and self._in_space(trial)):
             return False
-        members = [self.trials[number] for number in self.front]
-        return bool(self.record.box.front(self._values([*members, trial]))[-1])
+        return bool(self.record.box.front(self._with_front(trial))[-1])
 
     def _store(self, proposal: _Proposal, trial: Trial, graph: Graph | None) -> None:
         trial = replace(trial, finished=time.time())
         front, hypervolume = None, None
+        points = self._front_points
         if self._enters(trial):
-            members = [*(self.trials[number] for number in self.front), trial]
-            values = self._values(members)
-            kept = self.record.box.front(values)
-            front = tuple(m.number for m, keep in zip(members, kept, strict=True) if keep)
-            hypervolume = self.record.box.hypervolume(values)
+            points = self._with_front(trial)
+            kept = self.record.box.front(points)
+            numbers = (*self.front, trial.number)
+            front = tuple(n for n, keep in zip(numbers, kept, strict=True) if keep)
+            hypervolume, points = self.record.box.hypervolume(points), points[kept]
         artifacts = {} if graph is None else {GRAPH_ARTIFACT: archive.to_bytes(graph)}
         self.storage.finish(self.record.name, trial, front, hypervolume, artifacts)
         if front is not None and hypervolume is not None:
-            self.front, self.hypervolume = front, hypervolume
+            self.front, self.hypervolume, self._front_points = front, hypervolume, points
         self._tell(proposal, trial)
         self._learn(trial)
         self.listener.ended(trial, self.front, self.hypervolume)

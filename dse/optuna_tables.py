@@ -95,6 +95,13 @@ class StudyKeys:
         """Optuna's distributions by knob."""
         return rows.distributions(self.distributions_json)
 
+    @cached_property
+    def knobs_json(self) -> Mapping[str, str]:
+        """The same as the texts that every parameter's row repeats."""
+        from optuna.distributions import distribution_to_json
+
+        return {name: distribution_to_json(found) for name, found in self.knobs.items()}
+
 
 def state_name(trial: Trial, objectives: Sequence[MetricName]) -> str:
     """Optuna's name for the trial's state.
@@ -218,8 +225,6 @@ def _trial_row(trial: Trial, study: StudyKeys) -> Row:
 
 
 def _param_row(trial: Trial, knob: str, value: Any, study: StudyKeys) -> Row:
-    from optuna.distributions import distribution_to_json
-
     distribution = study.knobs.get(knob)
     if distribution is None:
         raise StorageError(f"trial {trial.number} has the knob '{knob}', its study's space has not")
@@ -232,7 +237,7 @@ def _param_row(trial: Trial, knob: str, value: Any, study: StudyKeys) -> Row:
     return {
         "param_name": knob,
         "param_value": internal,
-        "distribution_json": distribution_to_json(distribution),
+        "distribution_json": study.knobs_json[knob],
     }
 
 

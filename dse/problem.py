@@ -102,11 +102,12 @@ class Problem:
 
     def screen(self, candidate: Candidate) -> Screening:
         """Costs and cost constraints of a candidate; nothing is trained."""
-        against = self.targets[candidate.target].unsupported(self.space.shapes(candidate))
-        if against:
-            metrics = dict.fromkeys(COST_METRICS, Metric.unavailable(against[0]))
-            return Screening(metrics, {UNSUPPORTED: 1.0}, (f"{candidate.target}: {against[0]}",))
-        return self._screening(dict(self.cost(candidate).metrics), candidate.target)
+        try:
+            metrics = self.cost(candidate).metrics
+        except TargetError as error:  # the backend cannot run it
+            unknown = dict.fromkeys(COST_METRICS, Metric.unavailable(str(error)))
+            return Screening(unknown, {UNSUPPORTED: 1.0}, (str(error),))
+        return self._screening(metrics, candidate.target)
 
     def _screening(self, metrics: Mapping[MetricName, Metric], target: str) -> Screening:
         violations: dict[str, float] = {UNSUPPORTED: 0.0}

@@ -329,9 +329,9 @@ class Storage:
             )
         study = self._studies[name]
         if lock:
-            key = schema.studies.c.study_id
-            # SQLite has one writer anyway and leaves FOR UPDATE out.
-            connection.execute(sa.select(key).where(key == study.study_id).with_for_update())
+            if self.url.get_backend_name() != "sqlite":  # which has one writer anyway
+                key = schema.studies.c.study_id
+                connection.execute(sa.select(key).where(key == study.study_id).with_for_update())
             if not optuna_tables.exists(connection, study):
                 raise StorageError(
                     f"study '{name}' was deleted or renamed in Optuna's tables of "

@@ -452,3 +452,26 @@ def test_a_real_process(tmp_path: Path, arguments: tuple[str, ...], said: tuple[
         check=False,
     )
     Ended(found.returncode, found.stdout, plain(found.stderr)).refused(*said)
+
+
+# --- flags, checked before anything starts ------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", ["soon", "10", "-5 s", "0 s"])
+def test_a_bad_timeout_leaves_no_study_behind(dse: Dse, timeout: str) -> None:
+    (dse.folder / "study.yaml").write_text(study_text({}))
+    dse("run", "study.yaml", "--timeout", timeout).refused("--timeout", timeout)
+    assert not (dse.folder / "dse.db").exists()
+
+
+def test_a_report_that_is_a_file_is_told_at_once(dse: Dse) -> None:
+    (dse.folder / "study.yaml").write_text(study_text({}))
+    dse("run", "study.yaml", "--report", "study.yaml").refused("--report", "file", "folder")
+
+
+def test_a_board_whose_name_cannot_be_in_a_target(dse: Dse) -> None:
+    folder = Path(__file__).parents[1] / "dse" / "targets" / "boards"
+    text = (folder / "rpi_pico.toml").read_text().replace('name = "rpi_pico"', 'name = "my/pico"')
+    (dse.folder / "more").mkdir()
+    (dse.folder / "more" / "pico.toml").write_text(text)
+    dse("boards", "--boards", "more").refused("my/pico", "letters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -75,6 +76,11 @@ class Board:
     facts: tuple[tuple[str, Fact], ...]
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise TargetError(
+                f"board name '{self.name}': allowed are letters, digits, '_', '-' and '.', since "
+                "targets are written board/backend/clock"
+            )
         if self.clocks_hz[0] != max(self.clocks_hz) or len(set(self.clocks_hz)) != len(
             self.clocks_hz
         ):

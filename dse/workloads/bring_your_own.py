@@ -57,7 +57,7 @@ class _Own:
             function = self._function()
             try:
                 return function()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise WorkloadError(f"{self.where} raised {one_line(error)}") from error
 
     @property
@@ -94,7 +94,7 @@ class _Own:
                     f"({self.folder}) nor installed"
                 ) from error
             raise WorkloadError(f"{self.where} needs the module '{error.name}'") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise WorkloadError(f"{self.where} fails on import: {one_line(error)}") from error
 
 

@@ -192,8 +192,15 @@ def _split_of(name: str, arrays: Mapping[str, Any], part: str) -> Split:
         raise WorkloadError(f"data set '{name}', {part} split: {error}") from error
 
 
+def _array(array: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(array)
+    except (ValueError, TypeError) as error:
+        raise WorkloadError(f"not an array ({error}); every sample needs one shape") from error
+
+
 def _inputs(array: Any) -> Tensor:
-    values = np.asarray(array)
+    values = _array(array)
     if values.dtype.kind not in "fiub":
         raise WorkloadError(f"inputs are of type {values.dtype}; numbers are needed")
     if values.ndim == 3:
@@ -202,7 +209,7 @@ def _inputs(array: Any) -> Tensor:
 
 
 def _labels(array: Any) -> Tensor:
-    values = np.asarray(array)
+    values = _array(array)
     if values.dtype.kind not in "iub":
         raise WorkloadError(
             f"labels are of type {values.dtype}; whole numbers from 0 are needed, one a sample"

@@ -158,7 +158,7 @@ def workload_names() -> tuple[str, ...]:
     return tuple(sorted({*WORKLOADS, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Type and text of a foreign error, for the tail of a message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
