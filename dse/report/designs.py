@@ -169,7 +169,8 @@ class Designs:
         if trial.parameters and self.baseline.parameters:
             share = 100 * trial.parameters / self.baseline.parameters
             said.append(f"{share:.3g} % of the parameters")
-        return f"Beside float32: {', '.join(said)}." if said else describe(trial)
+        where = target_text(self.baseline)
+        return f"Beside float32 on {where}: {', '.join(said)}." if said else describe(trial)
 
     @cached_property
     def misses(self) -> list[Miss]:

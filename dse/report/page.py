@@ -211,7 +211,7 @@ def _front(designs: Designs, front_csv: str) -> str:
     columns = ["Trial", *(label(name).capitalize() for name in designs.metrics)]
     columns = ["RAM" if name == "Ram" else name for name in columns]
     columns += ["Test accuracy"] if tested else []
-    columns += ["Parameters", "MACs", "Target", "Network"]
+    columns += ["Parameters", "Target", "Network"]
     marks = dict(zip(columns[1:], designs.metrics, strict=False))
     head = "".join(
         f"<th{'' if name in ('Target', 'Network') else ' class=number'}>"
@@ -252,7 +252,6 @@ def _front_row(designs: Designs, trial: Trial, tested: bool) -> str:
         between = interval("accuracy", accuracy)
         cells.append(_cell(value, shown("accuracy", value), between))
     cells += [_cell(trial.parameters, f"{trial.parameters:,}")]
-    cells += [_cell(trial.macs, f"{trial.macs:,}")]
     cells += [_text_cell(target_parts(trial)), _text_cell(network_parts(trial))]
     return f"<tr>{''.join(cells)}</tr>"
 
