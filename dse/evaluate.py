@@ -72,8 +72,12 @@ class Evaluator:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.workload, self.dataset, self.recipe = workload, dataset, recipe
-        self.seed, self.folder, self.should_stop = seed, folder, should_stop
-        self._content = _content_key(workload, dataset, recipe, seed)
+        self.seed, self.should_stop = seed, should_stop
+        content = _content(workload, dataset, recipe, seed)
+        self._stages = folder / _digest(content)
+        # How networks are fine-tuned does not change the baseline.
+        content["recipe"] = {k: v for k, v in content["recipe"].items() if "fine_tune" not in k}
+        self._baseline_file = folder / _digest(content) / "baseline.pt"
         self._baseline: nn.Module | None = None
         self._last: tuple[str, Graph, Ranges] | None = None
         self._trainings = 0
@@ -119,7 +123,7 @@ class Evaluator:
         """The pruned, fine-tuned network as a float graph, and its calibration ranges."""
         key = candidate.training_key
         if self._last is None or self._last[0] != key:
-            path = self._path(key, "npz")
+            path = self._stages / f"{key}.npz"
             if path.exists():
                 graph = archive.from_bytes(path.read_bytes())
             else:
@@ -153,7 +157,7 @@ class Evaluator:
         if self._baseline is not None:
             return self._baseline
         model = self.workload.network(self.seed)
-        path = self._path("baseline", "pt")
+        path = self._baseline_file
         if path.exists():
             model.load_state_dict(torch.load(path, weights_only=True))
             model.eval()
@@ -176,9 +180,6 @@ class Evaluator:
     def _stop_between_steps(self, step: int, total: int) -> None:
         if self.should_stop():
             raise Interrupted(f"stopped at training step {step} of {total}")
-
-    def _path(self, stage: str, suffix: str) -> Path:
-        return self.folder / self._content / f"{stage}.{suffix}"
 
 
 def wilson_interval(share: float, samples: int) -> tuple[float, float]:
@@ -204,9 +205,9 @@ def _with_kept(graph: Graph, kept: Mapping[str, float]) -> Graph:
     return replace(graph, ops=ops)
 
 
-def _content_key(workload: Workload, dataset: Dataset, recipe: Recipe, seed: int) -> str:
-    """Hash of everything that decides a training besides the candidate."""
-    content: dict[str, Any] = {
+def _content(workload: Workload, dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Everything that decides a training besides the candidate."""
+    return {
         "model": workload.model_digest(),
         "data": dataset.digest,
         "recipe": asdict(recipe),
@@ -214,6 +215,9 @@ def _content_key(workload: Workload, dataset: Dataset, recipe: Recipe, seed: int
         "torch": torch.__version__,
         "stage": STAGE_VERSION,
     }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -108,6 +108,7 @@ class Explorer:
         self._accuracies: list[float] = []
         self._study = _memory_study(problem)
         self._waiting: list[Trial] = []
+        self._failed_in_a_row = 0  # of this run: whoever resumes has mended the cause
         self._replay()
 
     # --- state --------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class Explorer:
                 return "interrupted"
             if deadline is not None and time.monotonic() > deadline:
                 return "timeout"
-            if self._failures_in_a_row() >= MAX_FAILURES_IN_A_ROW:
+            if self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
                 return "failing"
             proposal = self._propose()
             if proposal is None:
@@ -211,15 +212,9 @@ class Explorer:
                 self.storage.requeue(self.record.name)
                 return "interrupted"
             self._store(proposal, trial, graph)
+            failed = trial.state is State.FAILED
+            self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
         return "finished"
-
-    def _failures_in_a_row(self) -> int:
-        count = 0
-        for number in sorted(self.trials, reverse=True):
-            if self.trials[number].state is not State.FAILED:
-                break
-            count += 1
-        return count
 
     def _propose(self) -> _Proposal | None:
         if self._waiting:
@@ -341,16 +336,13 @@ class Explorer:
             self.storage.begin(self.record.name, trial)
             self.listener.begun(trial)
             found = self.evaluator.evaluate(proposal.candidate, rounding)
-            known = self._first(found, proposal.number)
+            known = _Known(found.accuracy, found.samples, proposal.number, None, 0)
             graph, stage_s, trained = found.graph, found.stage_s, found.trained
         trial = self._judged(proposal, screening, trial, known)
         trial = replace(trial, trained=trained, stage_s=stage_s)
         if proposal.baseline or self._enters(trial):
             return self._tested(trial, known, graph, rounding), graph
         return trial, graph
-
-    def _first(self, found: Evaluation, number: int) -> _Known:
-        return _Known(found.accuracy, found.samples, number, None, 0)
 
     def _judged(
         self, proposal: _Proposal, screening: Screening, trial: Trial, known: _Known
@@ -385,10 +377,6 @@ class Explorer:
 
     # --- the front ----------------------------------------------------------------------------
 
-    def _in_space(self, trial: Trial) -> bool:
-        """The float32 baseline is a landmark, not a design, unless float32 may be chosen."""
-        return trial.baseline != "float32" or bool(trial.params)
-
     def _point(self, trial: Trial) -> list[float | None]:
         return [trial.value(name) for name in self.problem.objectives]
 
@@ -398,9 +386,7 @@ class Explorer:
         return np.vstack([self._front_points, row])
 
     def _enters(self, trial: Trial) -> bool:
-        if not (trial.feasible and self._in_space(trial)):
-            return False
-        return bool(self.record.box.front(self._with_front(trial))[-1])
+        return trial.eligible and bool(self.record.box.front(self._with_front(trial))[-1])
 
     def _store(self, proposal: _Proposal, trial: Trial, graph: Graph | None) -> None:
         trial = replace(trial, finished=time.time())

@@ -117,6 +117,14 @@ class Trial:
         """Complete, and every constraint met."""
         return self.state is State.COMPLETE
 
+    @property
+    def eligible(self) -> bool:
+        """Whether it may enter the front: feasible, and a choice of the study's space.
+
+        A float32 baseline that no setting of the knobs means is a landmark, not a design.
+        """
+        return self.feasible and not (self.baseline == "float32" and not self.params)
+
     def value(self, metric: str) -> float | None:
         """The metric's value in SI units, or None when it is not known."""
         found = self.metrics.get(metric)

@@ -124,6 +124,8 @@ def test_ten_failures_in_a_row_end_the_study(storage: Storage) -> None:
     every = {PROBLEM.space.candidate(p).network_key for p in PROBLEM.space.settings()}
     evaluator.fail = frozenset(every)
     assert explorer(storage, record, PROBLEM, evaluator).run(40) == "failing"
+    mended = FormulaEvaluator(PROBLEM)
+    assert explorer(storage, record, PROBLEM, mended).run(40) == "finished"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])

@@ -91,11 +91,12 @@ class Designs:
 
     @cached_property
     def front(self) -> list[Trial]:
-        """The non-dominated feasible trials, in order of the first objective that is a cost."""
-        if not self.feasible:
+        """The non-dominated eligible trials, in order of the first objective that is a cost."""
+        eligible = [trial for trial in self.trials if trial.eligible]
+        if not eligible:
             return []
-        mask = self.record.box.front(self.values(self.feasible))
-        members = [trial for trial, member in zip(self.feasible, mask, strict=True) if member]
+        mask = self.record.box.front(self.values(eligible))
+        members = [trial for trial, member in zip(eligible, mask, strict=True) if member]
         by = next((name for name in self.record.objectives if name != "accuracy"), "accuracy")
         return sorted(members, key=lambda trial: (trial.value(by) or 0.0, trial.number))
 
