@@ -83,8 +83,8 @@ class Evaluator:
         self._trainings = 0
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one sample."""
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W), (C, L) or (F,) of one sample."""
         return self.dataset.sample_shape
 
     def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:

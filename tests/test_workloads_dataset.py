@@ -32,7 +32,7 @@ def arrays(samples: int = 40, classes: int = 4, **changes: Any) -> dict[str, Any
 
 
 BAD: list[tuple[str, Callable[[], object], str]] = [
-    ("three axes", lambda: Split(torch.zeros(6, 2, 2), LABELS), r"\(N, C, H, W\)"),
+    ("five axes", lambda: Split(torch.zeros(6, 2, 2, 2, 2), LABELS), r"\(N, C, H, W\)"),
     ("bytes", lambda: Split(INPUTS.to(torch.uint8), LABELS), "uint8 of shape"),
     ("float labels", lambda: Split(INPUTS, LABELS.float()), "labels are float32"),
     ("one-hot labels", lambda: Split(INPUTS, torch.zeros(6, 3).long()), r"shape \(N,\)"),
@@ -128,9 +128,10 @@ def test_given_validation_arrays_are_used() -> None:
     assert data.validation.inputs.dtype == torch.float32
 
 
-def test_signals_get_height_one() -> None:
-    signals = arrays(x_train=np.zeros((40, 2, 16)), x_test=np.zeros((10, 2, 16)))
-    assert dataset_from_arrays("d", signals).sample_shape == (2, 1, 16)
+@pytest.mark.parametrize("shape", [(2, 16), (7,), (3, 4, 4)])
+def test_signals_and_features_keep_their_shape(shape: tuple[int, ...]) -> None:
+    found = arrays(x_train=np.zeros((40, *shape)), x_test=np.zeros((10, *shape)))
+    assert dataset_from_arrays("d", found).sample_shape == shape
 
 
 def test_digest_follows_content_and_not_name_or_layout() -> None:

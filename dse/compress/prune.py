@@ -24,7 +24,7 @@ from dse.workloads.dataset import Split
 CRITERIA = ("l1", "l2", "bn", "taylor", "random")
 TAYLOR_SAMPLES = 256
 
-_Layer = nn.Conv2d | nn.Linear
+_Layer = nn.Conv1d | nn.Conv2d | nn.Linear
 _Scorer = Callable[[Any], Tensor | None]
 
 
@@ -186,14 +186,14 @@ def _check_group(graph: Any, model: nn.Module, name: str, group: Any) -> None:
                 "the layer that does"
             )
         layer = target.module
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and not _depthwise(layer):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups > 1 and not _depthwise(layer):
             raise CompressionError(
                 f"layer '{name}' cannot be pruned: it is tied to '{names[layer]}', a grouped "
                 f"convolution ({layer.groups} groups) that is not depthwise"
             )
 
 
-def _depthwise(layer: nn.Conv2d) -> bool:
+def _depthwise(layer: nn.Conv1d | nn.Conv2d) -> bool:
     return layer.groups == layer.in_channels == layer.out_channels
 
 

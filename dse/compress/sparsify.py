@@ -62,7 +62,9 @@ def _mask(weight: Tensor, density: float) -> Tensor:
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    layers = {
+        n: m for n, m in model.named_modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Linear)
+    }
     if name not in layers:
         raise CompressionError(
             f"the network has no convolution or linear layer '{name}'; {nearest(name, layers)}"

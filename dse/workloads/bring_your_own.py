@@ -29,7 +29,7 @@ def bring_your_own(
     References read `package.module:function` and are imported relative to `folder` (that of the
     study file) first, then from the environment. `data` returns a Dataset, a mapping with
     `x_train, y_train, x_test, y_test[, x_validation, y_validation]`, or these four or six as a
-    tuple in this order: inputs channels-first (N, C, H, W), labels (N,) from 0.
+    tuple in this order: inputs (N, C, H, W), (N, C, L) or (N, F), labels (N,) from 0.
     Raises WorkloadError with the one thing to mend.
     """
     workload = Workload(

@@ -24,9 +24,10 @@ VALIDATION_ARRAYS = ("x_validation", "y_validation")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples and their classes: inputs (N, C, H, W) float32, labels (N,) int64.
+    """Samples and their classes: inputs float32, labels (N,) int64.
 
-    1-D signals have H = 1. Raises WorkloadError when shapes, types or values are not so.
+    Inputs are images (N, C, H, W), signals (N, C, L) or features (N, F), as the network reads
+    them. Raises WorkloadError when shapes, types or values are not so.
     """
 
     inputs: Tensor
@@ -34,10 +35,10 @@ class Split:
 
     def __post_init__(self) -> None:
         x, y = self.inputs, self.labels
-        if x.dim() != 4 or x.dtype != torch.float32:
+        if x.dim() not in (2, 3, 4) or x.dtype != torch.float32:
             raise WorkloadError(
-                f"inputs are {_kind(x)}; they must be float32 of shape (N, C, H, W), "
-                "with H = 1 for one-dimensional signals"
+                f"inputs are {_kind(x)}; they must be float32 of shape (N, C, H, W), (N, C, L) "
+                "or (N, F)"
             )
         if y.dim() != 1 or y.dtype != torch.int64:
             raise WorkloadError(f"labels are {_kind(y)}; they must be int64 of shape (N,)")
@@ -58,10 +59,9 @@ class Split:
         return len(self.labels)
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one sample."""
-        channels, height, width = self.inputs.shape[1:]
-        return channels, height, width
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W), (C, L) or (F,) of one sample."""
+        return tuple(self.inputs.shape[1:])
 
     def take(self, samples: int | None) -> Split:
         """The first `samples` of the split, class shares kept; all of them for None or more."""
@@ -113,13 +113,13 @@ class Dataset:
         return {"training": self.train, "validation": self.validation, "test": self.test}
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one sample."""
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W), (C, L) or (F,) of one sample."""
         return self.train.sample_shape
 
     @property
     def example(self) -> Tensor:
-        """The first training sample as a batch, (1, C, H, W)."""
+        """The first training sample as a batch of one."""
         return self.train.inputs[:1]
 
     def _content_digest(self) -> str:
@@ -136,7 +136,7 @@ def dataset_from_arrays(
 ) -> Dataset:
     """A data set from arrays `x_train, y_train, x_test, y_test[, x_validation, y_validation]`.
 
-    Inputs are channels-first, (N, C, H, W) or (N, C, L) for signals of length L, of any real type;
+    Inputs are channels-first, (N, C, H, W), (N, C, L) or (N, F), of any real type;
     they are used as they are (no scaling). Without validation arrays that split is taken from the
     training data, stratified and with a fixed seed: `validation` is a share or a number of samples.
     Raises WorkloadError for a missing or unknown name, or content that Split and Dataset refuse.
@@ -203,8 +203,6 @@ def _inputs(array: Any) -> Tensor:
     values = _array(array)
     if values.dtype.kind not in "fiub":
         raise WorkloadError(f"inputs are of type {values.dtype}; numbers are needed")
-    if values.ndim == 3:
-        values = values[:, :, np.newaxis, :]
     return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
 
 

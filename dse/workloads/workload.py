@@ -31,7 +31,7 @@ VALIDATION_IMAGES = 5000
 class Workload:
     """What is compressed: `build` makes the network, `load` the data; `origin` names the sources.
 
-    The network maps (N, C, H, W) float32 to class scores (N, classes).
+    The network maps float32 samples (N, C, H, W), (N, C, L) or (N, F) to scores (N, classes).
     """
 
     name: str
@@ -100,7 +100,7 @@ def check_workload(workload: Workload) -> Dataset:
     except Exception as error:
         raise WorkloadError(
             f"the model of workload '{workload.name}' fails on samples of shape "
-            f"(N, C, H, W) = {tuple(samples.shape)}: {one_line(error)}"
+            f"{tuple(samples.shape)}: {one_line(error)}"
         ) from error
     _check_scores(workload.name, scores, len(samples), dataset.classes)
     return dataset
