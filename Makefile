@@ -23,7 +23,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[dev,dashboard]'
+	$(PIP) install -q -c constraints.txt -e '.[dev,dashboard,firmware,tflite]'
 	@touch $(VENV)/.base $@
 
 quickstart: $(VENV)/.base

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from dse.errors import DseError, StudyError
-from dse.tables import Format, console, show, show_front
+from dse.tables import ExportFormat, Format, show, show_front
 
 if TYPE_CHECKING:
-    from dse.launch import Launch
     from dse.rows import StudyRecord
     from dse.storage import Storage
     from dse.trial import Trial
@@ -105,13 +102,14 @@ def run(
     from dse.launch import DEFAULT_STORAGE, prepare, preview, record_of
     from dse.storage import Storage
     from dse.study import override_study, read_study
+    from dse.terminal import explore_on_terminal, print_preview, tell_ending
 
     timeout_s = _seconds(timeout)
     _report_folder(report)
     text = override_study(read_study(study), str(study), sampler=sampler, seed=seed)
     launch = prepare(text, str(study), study.parent, boards)
     if dry_run:
-        _print_preview(preview(launch))
+        print_preview(preview(launch))
         return
     name = study_name or launch.study.name
     total = n_trials or launch.study.n_trials
@@ -119,9 +117,14 @@ def run(
     with Storage(url) as opened:
         record = record_of(launch, name, total)
         opened.create(record)
-        _explore(opened, url, record, launch, total, timeout_s, quiet, verbose)
+        ending = explore_on_terminal(
+            opened, record, launch, total, timeout_s, quiet=quiet, verbose=verbose
+        )
+        _print_front(opened, record, "table")
+        code = tell_ending(ending, name, url, total)
         if report is not None:
             _write_report(opened, name, report)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -143,6 +146,7 @@ def resume(
     """Go on with a stored study: same sampler, next draws; refused when the search changed."""
     from dse.launch import check_same, prepare
     from dse.storage import Storage
+    from dse.terminal import explore_on_terminal, tell_ending
 
     timeout_s = _seconds(timeout)
     _report_folder(report)
@@ -157,9 +161,14 @@ def resume(
         total = n_trials or (launch.study.n_trials if given else record.n_trials)
         total = max(total, record.n_trials)
         opened.update_n_trials(record.name, total)
-        _explore(opened, url, record, launch, total, timeout_s, quiet, verbose)
+        ending = explore_on_terminal(
+            opened, record, launch, total, timeout_s, quiet=quiet, verbose=verbose
+        )
+        _print_front(opened, record, "table")
+        code = tell_ending(ending, record.name, url, total)
         if report is not None:
             _write_report(opened, record.name, report)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -246,7 +255,7 @@ def show_trial(
     as_json: JsonOption = False,
 ) -> None:
     """Everything about one trial; --why explains its costs."""
-    from dse.explain import explain, trial_facts
+    from dse.explain import VERIFICATION, explain, trial_facts
 
     with _reading(study, storage) as (opened, record, _):
         trials = {found.number: found for found in opened.trials(record.name)}
@@ -255,10 +264,11 @@ def show_trial(
                 f"study '{record.name}' has no trial {trial}; it has 0 to {len(trials) - 1}"
             )
         blob = opened.artifact(record.name, trial, "graph") if why else None
+        verification = opened.artifact(record.name, trial, VERIFICATION)
     if why:
         explain(record, trials[trial], blob, boards, "json" if as_json else "table")
     else:
-        trial_facts(record, trials[trial], "json" if as_json else "table")
+        trial_facts(record, trials[trial], "json" if as_json else "table", verification)
 
 
 @app.command()
@@ -272,6 +282,64 @@ def report(
     """Write one offline HTML file, with CSV and JSON of the front beside it."""
     with _reading(study, storage) as (opened, record, _):
         _write_report(opened, record.name, output)
+
+
+@app.command()
+def verify(
+    trial: Annotated[int, typer.Argument(help="Number of a trial.")],
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    target: Annotated[
+        str | None, typer.Option(help="Instead of the trial's own: BOARD/BACKEND[/CLOCK].")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Test inputs to run.")] = 20,
+    compiler: Annotated[
+        str | None, typer.Option(help="gcc or zig; default: what is there.")
+    ] = None,
+    optimize: Annotated[str, typer.Option(help="-Os, -O2 or -O3.")] = "-O2",
+    boards: BoardsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a design and run it on an emulated Cortex-M; its figures beside the model's."""
+    from dse.proof import verify_trial
+    from dse.storage import Storage
+
+    with _reading(study, storage) as (_, record, url):
+        pass
+    with Storage(url) as opened:
+        exact = verify_trial(
+            opened,
+            record,
+            trial,
+            target=target,
+            samples=samples,
+            compiler=compiler,
+            optimize=optimize,
+            boards=boards,
+            form="json" if as_json else "table",
+        )
+    if not exact:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    trial: Annotated[int, typer.Argument(help="Number of a trial.")],
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    form: Annotated[ExportFormat, typer.Option("--format", help="c, tflite or bundle.")] = "bundle",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(
+        "export"
+    ),
+    int4: Annotated[bool, typer.Option("--int4", help="Pack 4-bit weights in .tflite.")] = False,
+) -> None:
+    """Take a design home: C, a .tflite file, or a bundle with host test and test vectors."""
+    from dse.export import export_trial, stored_network
+
+    with _reading(study, storage) as (opened, record, _):
+        found, archive = stored_network(opened, record, trial)
+    for line in export_trial(record, found, archive, form, output, int4):
+        print(line)
 
 
 @app.command()
@@ -376,91 +444,6 @@ def _print_front(opened: Storage, record: StudyRecord, form: Format) -> None:
     show_front(members, baseline, record.objectives, form, title)
     if not members and form == "table":
         print("no design meets every constraint yet; 'dse status' counts what was rejected")
-
-
-def _print_preview(found: Any) -> None:
-    from dse.units import format_value
-
-    for key, value in found.items():
-        if isinstance(value, dict):
-            costs = ", ".join(
-                f"{k} {format_value(k, v)}" for k, v in value.items() if k != "target"
-            )
-            value = f"{costs} on {value['target']}"
-        elif isinstance(value, list):
-            value = "; ".join(map(str, value)) or "-"
-        elif key == "feasible_by_cost":
-            value = f"{100 * value:.0f} % of 200 random candidates"
-        print(f"{key.replace('_', ' '):>18}: {value}")
-
-
-def _explore(
-    opened: Storage,
-    url: str,
-    record: StudyRecord,
-    launch: Launch,
-    total: int,
-    timeout_s: float | None,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    from dse.launch import explore, resume_command
-    from dse.problem import describe
-    from dse.progress import StudyProgress
-
-    screen = console()
-    if not quiet:
-        screen.print(f"{record.name}: {describe(launch.problem)}", highlight=False)
-        for reason in launch.problem.left_out:
-            screen.print(f"left out: {reason}", highlight=False)
-    done = [trial for trial in opened.trials(record.name) if trial.state.finished]
-    timeout_s = timeout_s or launch.study.timeout
-    with (
-        _stop_on_signal() as stopped,
-        StudyProgress(
-            screen, record.objectives, total, done, quiet=quiet, verbose=verbose
-        ) as listener,
-    ):
-        ending = explore(
-            opened,
-            record,
-            launch,
-            listener,
-            n_trials=total,
-            timeout_s=timeout_s,
-            stop=lambda: bool(stopped),
-        )
-    _print_front(opened, record, "table")
-    words = {
-        "timeout": "the time is up",
-        "interrupted": "stopped; the trial in hand waits to be done again",
-        "exhausted": "every candidate of the space is known",
-        "failing": "the last 10 trials failed; 'dse show' of the last one says why",
-    }
-    if ending in words:
-        print(words[ending])
-    if ending != "finished" and ending != "exhausted":
-        print(f"go on with: {resume_command(record.name, url, total)}")
-    if ending == "interrupted":
-        raise typer.Exit(130)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """A list that a first Ctrl-C or SIGTERM fills; a second Ctrl-C ends the process at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _write_report(opened: Storage, name: str, folder: Path) -> None:

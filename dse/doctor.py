@@ -15,7 +15,7 @@ from typing import Literal
 
 from dse.errors import DseError
 
-# Distribution -> (module, what it is for, install line); None: part of the base.
+# Distribution, module, and how to install an optional one (empty: part of the base).
 _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("torch", "torch", ""),
     ("optuna", "optuna", ""),
@@ -23,6 +23,9 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("moocore", "moocore", ""),
     ("plotly", "plotly", ""),
     ("optuna-dashboard", "optuna_dashboard", "pip install 'dse[dashboard]'"),
+    ("ziglang", "ziglang", "pip install 'dse[firmware]' to build designs"),
+    ("unicorn", "unicorn", "pip install 'dse[firmware]' to run them on an emulated core"),
+    ("tflite", "tflite", "pip install 'dse[tflite]' to write .tflite files"),
     ("psycopg", "psycopg", "pip install 'dse[postgresql]' to share a study between machines"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,50 @@ from dse.targets import Cost, cost, load_boards, parse_target
 from dse.trial import METRICS, Metric, Trial
 from dse.units import format_quantity, format_value
 
+VERIFICATION = "verification"
 
-def trial_facts(record: StudyRecord, trial: Trial, form: Format) -> None:
-    """Metrics with interval, provenance and source, then what was done and what was missed."""
+
+def trial_facts(
+    record: StudyRecord, trial: Trial, form: Format, verification: bytes | None = None
+) -> None:
+    """Metrics with interval, provenance and source, then what was done and what was missed.
+
+    `verification` is what `dse verify` stored: the same figures from the built image.
+    """
     rows = [_metric_row(name, metric) for name, metric in trial.metrics.items()]
     if trial.test_accuracy is not None:
         rows.append(_metric_row("test accuracy", trial.test_accuracy))
+    rows += _verified_rows(json.loads(verification)) if verification else []
     if form == "json":
         print(json.dumps(_facts(record, trial) | {"metrics": rows}, indent=2))
         return
     pretty = {
-        key: [format_value(row["metric"].removeprefix("test "), row[key]) for row in rows]
+        key: [format_value(row["metric"].split()[-1], row[key]) for row in rows]
         for key in ("value", "low", "high")
     }
     for key, value in _facts(record, trial).items():
         if value not in ("", None, {}, 0.0):
             print(f"{key.replace('_', ' '):>20}: {value}")
     show(rows, ["metric", "value", "low", "high", "provenance", "source"], "table", pretty)
+
+
+def _verified_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Flash, RAM and latency of the built image, as rows beside the modelled ones.
+
+    Energy is left out: it is the emulated latency times a power that nobody emulated.
+    """
+    source = (
+        f"built by {found['compiler']} for {found['target']}, run on {found['emulator']}: "
+        f"{found['matching']} of {found['samples']} outputs exact"
+    )
+    return [
+        _metric_row(
+            f"emulated {figure['name']}",
+            Metric(value, value, value, "emulated", source),
+        )
+        for figure in found["figures"]
+        if (value := figure["emulated"]) is not None and figure["name"] != "energy"
+    ]
 
 
 def _metric_row(name: str, metric: Metric) -> dict[str, Any]:
@@ -53,7 +81,7 @@ def _facts(record: StudyRecord, trial: Trial) -> dict[str, Any]:
         "state": trial.state.value,
         "baseline": trial.baseline,
         "reason": trial.reason,
-        "target": _target_text(trial),
+        "target": target_text(trial),
         "compression": compression_text(trial),
         "parameters": trial.parameters,
         "macs": trial.macs,
@@ -68,7 +96,8 @@ def _facts(record: StudyRecord, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _target_text(trial: Trial) -> str:
+def target_text(trial: Trial) -> str:
+    """Board, backend and clock of a trial, as `parse_target` reads them."""
     target = trial.candidate["target"]
     return f"{target['board']}/{target['backend']}/{target['clock_hz'] / 1e6:g}MHz"
 
@@ -78,7 +107,7 @@ def explain(
 ) -> None:
     """The per-operator cost table, the parts of flash and RAM, and who lives at the peak."""
     graph = _graph(record, trial, blob)
-    target = parse_target(_target_text(trial), load_boards(boards))
+    target = parse_target(target_text(trial), load_boards(boards))
     found = cost(graph, target)
     rows = [
         {

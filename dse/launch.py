@@ -46,7 +46,7 @@ def prepare(text: str, source: str, folder: Path, boards: Path | None = None) ->
     from dse.workloads import check_workload
 
     with _located(f"{source}: 'workload'"):
-        workload = _workload(study, folder)
+        workload = workload_of(study, folder)
     with _located(f"{source}: 'training'"):
         recipe = workload.recipe.with_changes(study.training)
     with _located(f"{source}: 'workload'"):
@@ -100,7 +100,8 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
             )
 
 
-def _workload(study: StudyFile, folder: Path) -> Workload:
+def workload_of(study: StudyFile, folder: Path) -> Workload:
+    """The workload that a study file names; `folder` is where a user's own modules lie."""
     from dse.workloads import bring_your_own, find_workload
 
     asked = study.workload

@@ -257,6 +257,22 @@ class Storage:
             )
         return bytes(found.blob)
 
+    def attach(self, name: str, number: int, kind: str, blob: bytes) -> None:
+        """Give a stored trial an artifact, in the place of one of the same kind."""
+        evaluations, links = schema.evaluations, schema.trial_artifacts
+        with self._write() as connection:
+            study = self._study(connection, name, lock=True)
+            evaluation_id = connection.execute(
+                sa.select(evaluations.c.evaluation_id).where(
+                    evaluations.c.study_id == study.study_id, evaluations.c.number == number
+                )
+            ).scalar()
+            if evaluation_id is None:
+                raise StorageError(f"study '{name}' has no trial {number}")
+            same = (links.c.evaluation_id == evaluation_id) & (links.c.kind == kind)
+            connection.execute(sa.delete(links).where(same))
+            self._put_artifact(connection, evaluation_id, kind, blob)
+
     # ------------------------------------------------------------------ inside
 
     def _open(self) -> None:

@@ -17,6 +17,7 @@ from dse.trial import METRICS, Trial
 from dse.units import format_quantity, format_value
 
 Format = Literal["table", "json", "csv"]
+ExportFormat = Literal["c", "tflite", "bundle"]
 # Wide enough for any row when the output is a file or a pipe.
 PIPE_WIDTH = 240
 _UNIT_SUFFIX = re.compile(r"_(bytes|s|j|hz)$")

@@ -24,11 +24,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("graph.tracer", "graph.layers", "graph.operators", "graph.trace", "graph.execute"),
     ("workloads",),
     ("compress",),
+    ("firmware",),
     ("evaluate",),
     ("rows", "schema", "migrations", "database", "optuna_tables", "storage", "provenance"),
-    ("explorer",),
+    ("explorer", "firmware.bundle", "firmware.verify"),
     ("launch",),
     ("report", "tables", "progress", "catalog", "explain", "doctor"),
+    ("export", "proof", "terminal"),
     ("cli",),
 )
 RANK = {name: floor for floor, names in enumerate(FLOORS) for name in names}

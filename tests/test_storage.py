@@ -277,3 +277,13 @@ def test_a_writer_waits_for_another_one(storage: Storage) -> None:
         second.finish("digits", samples.finished(0))
     holder.join()
     assert len(storage.trials("digits")) == 1
+
+
+def test_attach_gives_a_stored_trial_an_artifact_and_replaces_it(storage: Storage) -> None:
+    storage.finish("digits", samples.finished(0), artifacts={"graph": b"network"})
+    for blob in (b"first", b"second"):
+        storage.attach("digits", 0, "verification", blob)
+        assert storage.artifact("digits", 0, "verification") == blob
+    assert storage.artifact("digits", 0, "graph") == b"network"
+    with pytest.raises(StorageError, match="no trial 7"):
+        storage.attach("digits", 7, "verification", b"")

@@ -23,7 +23,7 @@ _EXP_OF_POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401
 
 def integer_softmax(values: Int64, scale: float) -> Int64:
     """Rows of int8 logits (N, classes) with scale `scale` -> int8 with scale 1/256, zero -128."""
-    multiplier, shift, lowest = _scaling(scale)
+    multiplier, shift, lowest = scaling(scale)
     diff = values - values.max(axis=1, keepdims=True)
     inside = diff >= lowest
     rescaled = _high_mul(np.where(inside, diff, 0) << shift, np.int64(multiplier))
@@ -35,7 +35,7 @@ def integer_softmax(values: Int64, scale: float) -> Int64:
     return np.where(inside, np.clip(out, -128, 127), -128).astype(np.int64)
 
 
-def _scaling(scale: float) -> tuple[int, int, int]:
+def scaling(scale: float) -> tuple[int, int, int]:
     """Multiplier and left shift of the differences, and the lowest difference that counts."""
     real = min(scale * 2 ** (31 - _DIFF_INTEGER_BITS), 2**31 - 1.0)
     multiplier, shift = quantize_multiplier(real)

@@ -1,0 +1,149 @@
+"""The constants of an operator as C arrays, byte for byte what the cost model counts.
+
+Dense rows start on a byte, the first weight in the lowest bits. Sparse weights are a bitmap over
+all elements, the kept values one after the other, and the index of each row's first kept value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dse.errors import GraphError
+from dse.graph.ir import Array, Tensor, WeightedOp
+from dse.graph.numerics import quantize_multiplier
+
+Ints = npt.NDArray[np.int64]
+_PER_LINE = {"float": 6, "int32_t": 8, "uint32_t": 8, "uint16_t": 12}
+_BYTES = {"float": 4, "int32_t": 4, "uint32_t": 4, "uint16_t": 2}
+ACCUMULATOR_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class Table:
+    """A `static const` array: its C name, element type and values as C text."""
+
+    name: str
+    ctype: str
+    values: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in flash."""
+        return len(self.values) * _BYTES.get(self.ctype, 1)
+
+    @property
+    def text(self) -> str:
+        """The definition."""
+        width = _PER_LINE.get(self.ctype, 20)
+        rows = (self.values[i : i + width] for i in range(0, len(self.values), width))
+        lines = ",\n".join("    " + ", ".join(row) for row in rows)
+        return f"static const {self.ctype} {self.name}[{len(self.values)}] = {{\n{lines}\n}};\n"
+
+
+def table(name: str, ctype: str, values: Iterable[int]) -> Table:
+    """A table of integers."""
+    return Table(name, ctype, tuple(_integer(int(value)) for value in values))
+
+
+def float_table(name: str, values: Array) -> Table:
+    """A table of float32, each with the nine digits that give it back exactly."""
+    return Table(name, "float", tuple(float_text(float(v)) for v in values.ravel()))
+
+
+def float_text(value: float) -> str:
+    """A C literal of the nearest float32."""
+    text = f"{np.float32(value):.9g}"
+    return text + ("F" if "." in text or "e" in text else ".0F")
+
+
+def _integer(value: int) -> str:
+    return "INT32_MIN" if value == -(2**31) else str(value)
+
+
+def pack(values: Ints, bits: int) -> bytes:
+    """Two's complement fields of 2, 4 or 8 bits, the first in the lowest bits of its byte."""
+    per_byte = 8 // bits
+    fields = np.zeros(-(-len(values) // per_byte) * per_byte, dtype=np.int64)
+    fields[: len(values)] = values & ((1 << bits) - 1)
+    shifts = np.arange(per_byte) * bits
+    packed: Ints = (fields.reshape(-1, per_byte) << shifts).sum(axis=1)
+    return packed.astype(np.uint8).tobytes()
+
+
+def rows_of(op: WeightedOp) -> Array:
+    """Weights as (output channels, everything else); GraphError for a graph of shapes."""
+    if op.weight.values is None:
+        raise GraphError(
+            f"layer '{op.name}' has no weight values; export a trained and quantized graph"
+        )
+    return op.weight.values.reshape(op.weight.shape[0], -1)
+
+
+def dense_rows(rows: Array, bits: int) -> bytes:
+    """Each row packed, starting on a byte."""
+    return b"".join(pack(row.astype(np.int64), bits) for row in rows)
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Which elements are kept (bits, in bytes), their values, and where each row starts."""
+
+    bitmap: bytes
+    values: Array
+    first: Ints
+
+
+def sparse_rows(op: WeightedOp) -> Sparse:
+    """The kept elements: all that are not zero, then the first zeros up to the declared number.
+
+    Quantization may round kept weights to zero; they stay stored, since flash is known from the
+    mask before any value is (docs/decisions/0002-cost-model.md).
+    """
+    rows = rows_of(op)
+    flat = rows.ravel()
+    mask = flat != 0
+    mask[np.flatnonzero(~mask)[: op.weight.kept - int(mask.sum())]] = True
+    counts = mask.reshape(rows.shape).sum(axis=1)
+    first = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.int64)
+    return Sparse(np.packbits(mask, bitorder="little").tobytes(), flat[mask], first)
+
+
+def biases(op: WeightedOp) -> Array:
+    """One bias an output channel; zeros where there is none."""
+    if op.bias is None:
+        return np.zeros(op.weight.shape[0], dtype=np.int64)
+    return np.asarray(op.bias)
+
+
+def folded_biases(op: WeightedOp, source: Tensor) -> Ints:
+    """bias - zero_point * sum(weights): then inputs need no subtraction."""
+    sums = rows_of(op).astype(np.int64).sum(axis=1)
+    folded: Ints = biases(op).astype(np.int64) - source.zero_point * sums
+    return folded
+
+
+def accumulator_bound(op: WeightedOp, source: Tensor) -> int:
+    """The largest magnitude an accumulator may pass through; GraphError past 32 bits."""
+    sums = np.abs(rows_of(op).astype(np.int64)).sum(axis=1)
+    reach = 128 + abs(source.zero_point)
+    bound = int((np.abs(biases(op).astype(np.int64)) + 2 * reach * sums).max())
+    if bound >= ACCUMULATOR_LIMIT:
+        raise GraphError(
+            f"layer '{op.name}' may accumulate up to {bound}; 32-bit accumulators hold less than "
+            f"{ACCUMULATOR_LIMIT}: use a larger input scale or fewer inputs"
+        )
+    return bound
+
+
+def multipliers(op: WeightedOp, source: Tensor, target: Tensor) -> tuple[Ints, Ints]:
+    """(Q31 multiplier, right shift) of each output channel."""
+    scales = op.weight.scales
+    if scales is None or source.scale is None or target.scale is None:
+        raise GraphError(f"layer '{op.name}' has no scales; quantize the graph first")
+    pairs = [quantize_multiplier(source.scale * float(s) / target.scale) for s in scales]
+    multiplier, shift = np.array(pairs, dtype=np.int64).T
+    return multiplier, -shift

@@ -1,0 +1,6 @@
+/* Two rows of weights as they are read, side by side, and what they have summed up. */
+typedef struct {
+    const uint8_t *row0, *row1;
+    int32_t phase; /* weights already taken from the current bytes */
+    int32_t sum0, sum1;
+} pair;

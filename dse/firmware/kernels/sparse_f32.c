@@ -1,0 +1,45 @@
+/* needs: window inside clamp_f32 */
+/*
+ * Plain (`multiple` 0) or depthwise convolution with sparse weights: one bit an element says which
+ * are kept, the kept values follow each other, `first` is where those of a row start.
+ */
+static void sparse_f32$long(const float *input, float *output, const window *g, int32_t multiple,
+                       const uint8_t *bitmap, const $offset *first, const float *values,
+                       const float *bias, float low, float high)
+{
+    const int32_t depth = multiple > 0 ? 1 : g->input_channels;
+    for (int32_t y = 0; y < g->output_height; y++) {
+        for (int32_t x = 0; x < g->output_width; x++) {
+            const int32_t top = y * g->stride_y - g->top;
+            const int32_t left = x * g->stride_x - g->left;
+            const uint8_t *next = bitmap;
+            uint32_t bits = 1; /* a sentinel above the bits that are left of a byte */
+            for (int32_t o = 0; o < g->output_channels; o++) {
+                const float *value = values + first[o];
+                float sum = bias[o];
+                for (int32_t ky = 0; ky < g->kernel_height; ky++) {
+                    const int32_t row = top + ky * g->dilation_y;
+                    for (int32_t kx = 0; kx < g->kernel_width; kx++) {
+                        const int32_t column = left + kx * g->dilation_x;
+                        const int covered =
+                            inside(row, g->input_height) && inside(column, g->input_width);
+                        const int32_t pixel = covered ? row * g->input_width + column : 0;
+                        const float *from = input + pixel * g->input_channels;
+                        from += multiple > 0 ? o / multiple : 0;
+                        for (int32_t c = 0; c < depth; c++) {
+                            if (bits == 1) {
+                                bits = 256U | *next++;
+                            }
+                            if ((bits & 1U) != 0) {
+                                sum += covered ? from[c] * *value : 0.0F;
+                                value++;
+                            }
+                            bits >>= 1;
+                        }
+                    }
+                }
+                *output++ = clamp_f32(sum, low, high);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+"""Emitted networks, built and emulated: every output byte is that of the exact reference."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dse.firmware.build import Image, build, compilers
+from dse.firmware.cpu import CPUS
+from dse.firmware.emit import emit
+from dse.firmware.emulate import Emulation, emulate, qemu_version
+from dse.graph import execute
+from dse.graph.ir import Graph
+from dse.graph.numerics import ROUNDINGS, Rounding
+from dse.graph.quantize import quantize
+from dse.graph.trace import trace
+from tests.networks import Recipe, network, recipes
+
+MISSING = [
+    name for name in ("elftools", "unicorn", "capstone") if importlib.util.find_spec(name) is None
+]
+pytestmark = [
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"{MISSING} are missing (pip install 'dse[firmware]')"
+    ),
+    pytest.mark.skipif(not compilers(), reason="neither arm-none-eabi-gcc nor ziglang"),
+]
+MOST = Recipe(
+    5,
+    2,
+    (5, 6),
+    (("depthwise", 4, "relu"), ("residual", 4, "hardswish"), ("gate", 4, "none")),
+    "average",
+    True,
+)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A graph, its inputs as the C takes them (N, bytes), and what it must answer."""
+
+    graph: Graph
+    inputs: torch.Tensor
+
+    @property
+    def entries(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
+        tensor = self.graph.tensors[self.graph.input]
+        integer = self.graph.integer
+        values = execute.quantize_input(tensor, self.inputs) if integer else self.inputs
+        moved = values.movedim(1, -1) if values.dim() > 2 else values
+        array = np.ascontiguousarray(moved.numpy().astype(np.int8 if integer else np.float32))
+        return array.reshape(len(array), -1).view(np.int8)
+
+
+def ready(recipe: Recipe, bits: int) -> Ready:
+    """The graph of a recipe with all layers at these bits; 32 leaves it in float."""
+    model, inputs = network(recipe)
+    graph = trace(model, recipe.shape)
+    if bits != 32:
+        names = [op.name for op in graph.weighted]
+        graph = quantize(graph, execute.observe(graph, inputs), dict.fromkeys(names, bits))
+    return Ready(graph, inputs)
+
+
+def check(
+    case: Ready, core: str, compiler: str | None, backend: str, rounding: Rounding, folder: Path
+) -> tuple[Image, Emulation]:
+    image = build(emit(case.graph, "net", backend, rounding), core, compiler, folder=folder)
+    result = emulate(image, case.entries)
+    expected = execute.run(case.graph, case.inputs, rounding).numpy()
+    if case.graph.integer:
+        np.testing.assert_array_equal(result.outputs, expected.reshape(result.outputs.shape))
+    else:
+        found = np.ascontiguousarray(result.outputs).view(np.float32)
+        np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-4, atol=1e-5)
+    return image, result
+
+
+@pytest.mark.parametrize("compiler", sorted(compilers()))
+@pytest.mark.parametrize(
+    ("core", "backend"),
+    [("cortex-m0plus", "native"), ("cortex-m4", "native-dsp"), ("cortex-m33", "native")],
+)
+def test_a_network_of_most_operators(
+    core: str, backend: str, compiler: str, tmp_path: Path
+) -> None:
+    image, result = check(ready(MOST, 4), core, compiler, backend, "double", tmp_path)
+    *operators, rest = result.operators
+    assert [one.name for one in operators] == list(image.operators)
+    assert all(one.instructions > 0 for one in operators)
+    # What runs outside operators is the calls themselves: the attribution is complete.
+    assert rest.instructions <= 4 * len(operators) + 8
+    assert all(size > 0 for size in image.operators.values())
+    assert 0 < result.stack_bytes < 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", sorted(compilers()))
+@pytest.mark.parametrize("core", CPUS)
+@pytest.mark.parametrize("bits", [2, 8, 32])
+def test_every_core_and_compiler(bits: int, core: str, compiler: str, tmp_path: Path) -> None:
+    if CPUS[core].unicorn is None and qemu_version() is None:
+        pytest.skip("qemu-system-arm is not installed")
+    backends = ["native"] if core in ("cortex-m0plus", "cortex-m3") else ["native", "native-dsp"]
+    for backend in backends:
+        check(ready(MOST, bits), core, compiler, backend, "double", tmp_path / backend)
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(
+    recipe=recipes(),
+    bits=st.sampled_from([2, 3, 4, 8]),
+    compiler=st.sampled_from(sorted(compilers()) or ["none"]),
+    rounding=st.sampled_from(ROUNDINGS),
+    data=st.data(),
+)
+def test_sixty_random_networks_on_m0plus_and_m4(
+    recipe: Recipe, bits: int, compiler: str, rounding: Rounding, data: st.DataObject
+) -> None:
+    core, backend = data.draw(
+        st.sampled_from(
+            [("cortex-m0plus", "native"), ("cortex-m4", "native"), ("cortex-m4", "native-dsp")]
+        )
+    )
+    with TemporaryDirectory() as folder:
+        check(ready(recipe, bits), core, compiler, backend, rounding, Path(folder))
