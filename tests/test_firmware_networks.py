@@ -5,13 +5,10 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dse.firmware.build import Image, build, compilers
 from dse.firmware.cpu import CPUS
@@ -19,10 +16,10 @@ from dse.firmware.emit import emit
 from dse.firmware.emulate import Emulation, emulate, qemu_version
 from dse.graph import execute
 from dse.graph.ir import Graph
-from dse.graph.numerics import ROUNDINGS, Rounding
+from dse.graph.numerics import Rounding
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
-from tests.networks import Recipe, network, recipes
+from tests.networks import Recipe, network
 
 MISSING = [
     name for name in ("elftools", "unicorn", "capstone") if importlib.util.find_spec(name) is None
@@ -112,24 +109,3 @@ def test_every_core_and_compiler(bits: int, core: str, compiler: str, tmp_path: 
     backends = ["native"] if core in ("cortex-m0plus", "cortex-m3") else ["native", "native-dsp"]
     for backend in backends:
         check(ready(MOST, bits), core, compiler, backend, "double", tmp_path / backend)
-
-
-@pytest.mark.slow
-@settings(max_examples=60)
-@given(
-    recipe=recipes(),
-    bits=st.sampled_from([2, 3, 4, 8]),
-    compiler=st.sampled_from(sorted(compilers()) or ["none"]),
-    rounding=st.sampled_from(ROUNDINGS),
-    data=st.data(),
-)
-def test_sixty_random_networks_on_m0plus_and_m4(
-    recipe: Recipe, bits: int, compiler: str, rounding: Rounding, data: st.DataObject
-) -> None:
-    core, backend = data.draw(
-        st.sampled_from(
-            [("cortex-m0plus", "native"), ("cortex-m4", "native"), ("cortex-m4", "native-dsp")]
-        )
-    )
-    with TemporaryDirectory() as folder:
-        check(ready(recipe, bits), core, compiler, backend, rounding, Path(folder))

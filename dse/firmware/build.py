@@ -361,6 +361,9 @@ def read_elf(path: Path) -> tuple[dict[str, int], tuple[Symbol, ...]]:
         file = elf.ELFFile(stream)
         by_index = [section.name for section in file.iter_sections()]
         sizes = {section.name: int(section["sh_size"]) for section in file.iter_sections()}
+        table = file.get_section_by_name(".symtab")
+        if table is None:
+            raise TargetError(f"{path.name} has no symbols (it was stripped); link it without -s")
         symbols = [
             Symbol(
                 entry.name,
@@ -369,7 +372,7 @@ def read_elf(path: Path) -> tuple[dict[str, int], tuple[Symbol, ...]]:
                 int(entry["st_size"]),
                 entry["st_info"]["type"] == "STT_FUNC",
             )
-            for entry in file.get_section_by_name(".symtab").iter_symbols()
+            for entry in table.iter_symbols()
             if entry.name and not entry.name.startswith("$")
         ]
     ordered = tuple(sorted(symbols, key=lambda symbol: (symbol.address, symbol.name)))
