@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from dse.errors import DseError
 
-Provenance: TypeAlias = Literal["measured", "emulated", "estimated", "modelled", "exact"]
+Provenance: TypeAlias = Literal["measured", "emulated", "estimated", "modelled"]
 MetricName: TypeAlias = Literal["accuracy", "flash", "ram", "latency", "energy"]
 
 

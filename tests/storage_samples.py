@@ -63,7 +63,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 PROVENANCES: st.SearchStrategy[Provenance] = st.sampled_from(
-    ["measured", "emulated", "estimated", "modelled", "exact"]
+    ["measured", "emulated", "estimated", "modelled"]
 )
 METRIC = st.one_of(
     TEXT.map(Metric.unavailable),

@@ -18,7 +18,7 @@ POSITIVE = st.floats(1e-6, 1e6)
 
 
 def metric(value: float) -> Metric:
-    return Metric(value, value, value, "exact")
+    return Metric(value, value, value, "measured")
 
 
 @st.composite

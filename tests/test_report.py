@@ -296,7 +296,7 @@ def test_words_for_designs_and_intervals() -> None:
     assert describe(replace(trial, candidate={})) == ""
     assert interval("latency", Metric(2e-3, 1e-3, 3e-3, "modelled")) == "1 to 3 ms"
     assert interval("latency", Metric(2e-3, 9e-4, 3e-3, "modelled")) == "900 µs to 3 ms"
-    assert interval("flash", Metric(8, 8, 8, "exact")) == ""
+    assert interval("flash", Metric(8, 8, 8, "measured")) == ""
     assert interval("flash", Metric.unavailable("no")) == ""
 
 

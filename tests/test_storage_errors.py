@@ -204,7 +204,7 @@ def test_a_finished_trial_is_never_overwritten(storage: Storage) -> None:
         (
             replace(
                 samples.finished(0),
-                metrics={**samples.finished(0).metrics, "price": Metric(1, 1, 1, "exact")},
+                metrics={**samples.finished(0).metrics, "price": Metric(1, 1, 1, "measured")},
             ),
             "without a column",
         ),

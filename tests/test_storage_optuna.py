@@ -28,7 +28,7 @@ def test_optuna_finds_our_front(storage: Storage) -> None:
     record, draw = samples.record(), np.random.default_rng(3)
     for number in range(60):
         values = {"accuracy": draw.random(), "flash": draw.random() * 1e5, "latency": draw.random()}
-        metrics = {name: Metric(v, v, v, "exact") for name, v in values.items()}
+        metrics = {name: Metric(v, v, v, "measured") for name, v in values.items()}
         miss = draw.normal(-0.5)
         state = State.INFEASIBLE if miss > 0 else State.COMPLETE
         storage.finish(
