@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from dse import target_commands
 from dse.errors import DseError, StudyError
+from dse.options import (
+    BoardsOption,
+    FormatOption,
+    JsonOption,
+    QuietOption,
+    StorageOption,
+    StudyArgument,
+    TimeoutOption,
+    TrialsOption,
+    VerboseOption,
+    chosen_form,
+)
 from dse.tables import ExportFormat, Format, show, show_front
 
 if TYPE_CHECKING:
@@ -27,25 +40,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-StudyArgument = Annotated[
-    str | None,
-    typer.Argument(help="Name of a study, or its YAML file; may be left out if only one."),
-]
-StorageOption = Annotated[
-    str | None, typer.Option(envvar="DSE_STORAGE", help="Database URL, such as sqlite:///dse.db.")
-]
-BoardsOption = Annotated[
-    Path | None, typer.Option(help="Folder with more board files (TOML).", metavar="DIR")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every trial.")]
-TrialsOption = Annotated[
-    int | None, typer.Option("--n-trials", min=3, help="Finished trials in all.")
-]
-TimeoutOption = Annotated[str | None, typer.Option(help="Stop after this time, such as '10 min'.")]
-
 
 def main() -> None:
     """Entry point: errors of the user become one line and exit code 2."""
@@ -57,10 +51,6 @@ def main() -> None:
             f"dse: {message}", style="red", highlight=False, markup=False
         )
         sys.exit(2)
-
-
-def _form(as_json: bool, form: Format) -> Format:
-    return "json" if as_json else form
 
 
 @app.command()
@@ -225,7 +215,7 @@ def studies(
             for found in opened.studies()
         ]
     columns = list(dict.fromkeys(key for row in rows for key in row)) or ["study"]
-    show(rows, columns, _form(as_json, form))
+    show(rows, columns, chosen_form(as_json, form))
 
 
 @app.command()
@@ -237,7 +227,7 @@ def front(
 ) -> None:
     """Print the Pareto front."""
     with _reading(study, storage) as (opened, record, _):
-        _print_front(opened, record, _form(as_json, form))
+        _print_front(opened, record, chosen_form(as_json, form))
 
 
 app.command(name="pareto", hidden=True)(front)
@@ -255,7 +245,7 @@ def show_trial(
     as_json: JsonOption = False,
 ) -> None:
     """Everything about one trial; --why explains its costs."""
-    from dse.explain import VERIFICATION, explain, trial_facts
+    from dse.explain import explain, trial_facts
 
     with _reading(study, storage) as (opened, record, _):
         trials = {found.number: found for found in opened.trials(record.name)}
@@ -264,11 +254,10 @@ def show_trial(
                 f"study '{record.name}' has no trial {trial}; it has 0 to {len(trials) - 1}"
             )
         blob = opened.artifact(record.name, trial, "graph") if why else None
-        verification = opened.artifact(record.name, trial, VERIFICATION)
     if why:
         explain(record, trials[trial], blob, boards, "json" if as_json else "table")
     else:
-        trial_facts(record, trials[trial], "json" if as_json else "table", verification)
+        trial_facts(record, trials[trial], "json" if as_json else "table")
 
 
 @app.command()
@@ -342,26 +331,7 @@ def export(
         print(line)
 
 
-@app.command()
-def boards(
-    directory: Annotated[
-        Path | None, typer.Option("--boards", help="Folder with more board files.", metavar="DIR")
-    ] = None,
-    as_json: JsonOption = False,
-    form: FormatOption = "table",
-) -> None:
-    """List the boards."""
-    from dse.catalog import show_boards
-
-    show_boards(directory, _form(as_json, form))
-
-
-@app.command()
-def backends(as_json: JsonOption = False, form: FormatOption = "table") -> None:
-    """List the backends and what each supports."""
-    from dse.catalog import show_backends
-
-    show_backends(_form(as_json, form))
+target_commands.register(app)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,19 @@ from dse.graph.ir import Graph
 from dse.rows import StudyRecord
 from dse.tables import Format, compression_text, show
 from dse.targets import Cost, cost, load_boards, parse_target
-from dse.trial import METRICS, Metric, Trial
+from dse.trial import METRICS, Metric, Proof, Trial
 from dse.units import format_quantity, format_value
 
-VERIFICATION = "verification"
 
-
-def trial_facts(
-    record: StudyRecord, trial: Trial, form: Format, verification: bytes | None = None
-) -> None:
+def trial_facts(record: StudyRecord, trial: Trial, form: Format) -> None:
     """Metrics with interval, provenance and source, then what was done and what was missed.
 
-    `verification` is what `dse verify` stored: the same figures from the built image.
+    What verifying it gave stands beside what the search saw.
     """
     rows = [_metric_row(name, metric) for name, metric in trial.metrics.items()]
     if trial.test_accuracy is not None:
         rows.append(_metric_row("test accuracy", trial.test_accuracy))
-    rows += _verified_rows(json.loads(verification)) if verification else []
+    rows += _proven_rows(trial.proof) if trial.proof else []
     if form == "json":
         print(json.dumps(_facts(record, trial) | {"metrics": rows}, indent=2))
         return
@@ -43,22 +38,15 @@ def trial_facts(
     show(rows, ["metric", "value", "low", "high", "provenance", "source"], "table", pretty)
 
 
-def _verified_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Flash, RAM and latency of the built image, as rows beside the modelled ones.
-
-    Energy is left out: it is the emulated latency times a power that nobody emulated.
-    """
+def _proven_rows(proof: Proof) -> list[dict[str, Any]]:
+    """Flash, RAM and latency of the built image, as rows beside the modelled ones."""
     source = (
-        f"built by {found['compiler']} for {found['target']}, run on {found['emulator']}: "
-        f"{found['matching']} of {found['samples']} outputs exact"
+        f"built by {proof.compiler} for {proof.target}, run on {proof.emulator}: "
+        f"{proof.matching} of {proof.samples} outputs exact"
     )
     return [
-        _metric_row(
-            f"emulated {figure['name']}",
-            Metric(value, value, value, "emulated", source),
-        )
-        for figure in found["figures"]
-        if (value := figure["emulated"]) is not None and figure["name"] != "energy"
+        _metric_row(f"emulated {name}", Metric(value, value, value, "emulated", source))
+        for name, value in proof.metrics.items()
     ]
 
 
@@ -79,6 +67,8 @@ def _facts(record: StudyRecord, trial: Trial) -> dict[str, Any]:
         "study": record.name,
         "trial": trial.number,
         "state": trial.state.value,
+        "provenance": trial.provenance,
+        "not_verified": trial.proof.reason if trial.proof else "",
         "baseline": trial.baseline,
         "reason": trial.reason,
         "target": target_text(trial),

@@ -25,7 +25,7 @@ from dse.problem import Problem, Screening
 from dse.rows import StudyRecord
 from dse.samplers import make_sampler
 from dse.space import Candidate, float_baseline
-from dse.storage import Storage
+from dse.storage import GRAPH, Storage
 from dse.trial import COST_METRICS, METRICS, Metric, State, Trial
 
 # Proposals of known candidates before the last one is changed a little instead.
@@ -34,7 +34,6 @@ MAX_MUTATIONS = 60
 # Spaces up to this size are walked to find what is left; larger ones are drawn from at random.
 MAX_WALK = 50_000
 MAX_FAILURES_IN_A_ROW = 10
-GRAPH_ARTIFACT = "graph"
 
 Ending = Literal["finished", "timeout", "interrupted", "exhausted", "failing"]
 
@@ -368,7 +367,7 @@ class Explorer:
         metric, samples = known.test, known.test_samples
         if metric is None:
             if graph is None:
-                blob = self.storage.artifact(self.record.name, known.number, GRAPH_ARTIFACT)
+                blob = self.storage.artifact(self.record.name, known.number, GRAPH)
                 if blob is None:
                     return trial
                 graph = archive.from_bytes(blob)
@@ -398,7 +397,7 @@ class Explorer:
             numbers = (*self.front, trial.number)
             front = tuple(n for n, keep in zip(numbers, kept, strict=True) if keep)
             hypervolume, points = self.record.box.hypervolume(points), points[kept]
-        artifacts = {} if graph is None else {GRAPH_ARTIFACT: archive.to_bytes(graph)}
+        artifacts = {} if graph is None else {GRAPH: archive.to_bytes(graph)}
         self.storage.finish(self.record.name, trial, front, hypervolume, artifacts)
         if front is not None and hypervolume is not None:
             self.front, self.hypervolume, self._front_points = front, hypervolume, points

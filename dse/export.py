@@ -36,11 +36,9 @@ def stored_network(storage: Storage, record: StudyRecord, number: int) -> tuple[
             f"study '{record.name}' has no trial {number}; it has 0 to {len(trials) - 1}"
         )
     trial = trials[number]
-    same = [other for other in trials if other.network_key == trial.network_key]
-    for other in (trial, *same):
-        blob = storage.artifact(record.name, other.number, "graph")
-        if blob is not None:
-            return trial, blob
+    blob = storage.network(record.name, number)
+    if blob is not None:
+        return trial, blob
     raise StudyError(
         f"trial {number} of '{record.name}' has no network: it is {trial.state.value}"
         + (f" ({trial.reason})" if trial.reason else "")

@@ -55,6 +55,10 @@ def prepare(text: str, source: str, folder: Path, boards: Path | None = None) ->
     with _located(source):
         problem = build_problem(study, graph, dataset.classes, boards)
         _check_prunable(problem, workload, dataset)
+    if study.verify != "never":
+        from dse.prover import check_provable
+
+        check_provable(problem)
     return Launch(study, text, folder, workload, dataset, recipe, problem)
 
 
@@ -169,8 +173,21 @@ def explore(
         cache_folder() / "stages",
         stop,
     )
+    listener = _proving(listener, storage, record, launch)
     explorer = Explorer(storage, record, launch.problem, evaluator, listener, stop)
     return explorer.run(n_trials, timeout_s)
+
+
+def _proving(listener: Listener, storage: Storage, record: StudyRecord, launch: Launch) -> Listener:
+    """The listener, and before it one that builds and runs designs where the study asks so."""
+    if launch.study.verify == "never":
+        return listener
+    from dse.prover import SAMPLES, Prover
+
+    inputs = launch.dataset.test.take(SAMPLES).inputs
+    prover = Prover(listener, storage, record.name, launch.problem, launch.study.verify, inputs)
+    prover.catch_up()
+    return prover
 
 
 def preview(launch: Launch, draws: int = 200) -> Mapping[str, Any]:

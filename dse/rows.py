@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dse import schema
 from dse.errors import StorageError
 from dse.pareto import Box
-from dse.trial import METRICS, Metric, MetricName, State, Trial
+from dse.trial import METRICS, Metric, MetricName, Proof, State, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,15 @@ def evaluation_row(trial: Trial, study_id: int, optuna_trial_id: int) -> Row:
     row |= {"reason": _storable(trial.reason), "state": trial.state.value}
     for name, prefix in _PREFIXES.items():
         row |= metric_row(prefix, trial.metrics.get(name) if name else trial.test_accuracy)
+    row["proof_json"] = proof_text(trial.proof)
     return row | {"study_id": study_id, "optuna_trial_id": optuna_trial_id}
+
+
+def proof_text(proof: Proof | None) -> str | None:
+    """A proof as its column holds it."""
+    if proof is None:
+        return None
+    return dump(asdict(proof) | {"reason": _storable(proof.reason)})
 
 
 def metric_row(prefix: str, metric: Metric | None) -> Row:
@@ -177,6 +185,7 @@ def trial_of(row: Mapping[str, Any]) -> Trial:
         state=State(row["state"]),
         metrics={name: metric for name, metric in metrics.items() if metric is not None},
         test_accuracy=_metric(row, schema.TEST_PREFIX),
+        proof=Proof(**json.loads(row["proof_json"])) if row["proof_json"] else None,
     )
 
 

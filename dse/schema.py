@@ -15,7 +15,7 @@ from dse.errors import StorageError
 from dse.trial import METRICS
 
 VERSION_TABLE = "dse_schema_version"
-REVISIONS = ("0001",)  # oldest first; the last one is what this code reads and writes
+REVISIONS = ("0001", "0002")  # oldest first; the last one is what this code reads and writes
 
 
 def metric_columns(prefix: str) -> tuple[str, str, str, str, str]:
@@ -95,6 +95,8 @@ evaluations = sa.Table(
     sa.Column("violations_json", sa.Text, nullable=False),
     sa.Column("stage_s_json", sa.Text, nullable=False),
     sa.Column("attrs_json", sa.Text, nullable=False),
+    # What building and emulating the design gave; its details are the artifact `verification`.
+    sa.Column("proof_json", sa.Text),
     sa.UniqueConstraint("study_id", "number"),
     sa.Index("ix_dse_evaluations_study_id_state", "study_id", "state"),
 )

@@ -21,12 +21,14 @@ from dse.database import make_engine, parse_url, sentences, shown, sqlite_path
 from dse.errors import StorageError, nearest
 from dse.optuna_tables import StudyKeys, insert_one
 from dse.rows import FrontChange, StudyRecord, StudySummary
-from dse.trial import Metric, State, Trial
+from dse.trial import Metric, Proof, State, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FrontChange", "Storage", "StudyRecord", "StudySummary"]
+# The kind of artifact that holds a trained network (dse/graph/archive.py).
+GRAPH = "graph"
+__all__ = ["GRAPH", "FrontChange", "Storage", "StudyRecord", "StudySummary"]
 
 
 class Storage:
@@ -188,16 +190,19 @@ class Storage:
     def set_test_accuracy(self, name: str, number: int, metric: Metric, samples: int) -> None:
         """Add the accuracy on `samples` test images, measured when the study is over."""
         changes = rows.metric_row(schema.TEST_PREFIX, metric) | {"test_samples": samples}
-        evaluations = schema.evaluations
         with self._write() as connection:
             study = self._study(connection, name)
-            found = connection.execute(
-                sa.update(evaluations)
-                .where(evaluations.c.study_id == study.study_id, evaluations.c.number == number)
-                .values(**changes)
+            self._amend(connection, study, number, changes)
+
+    def prove(self, name: str, number: int, proof: Proof, artifacts: Mapping[str, bytes]) -> None:
+        """Store what verifying a trial gave, with its details, in the place of an earlier proof."""
+        with self._write() as connection:
+            study = self._study(connection, name, lock=True)
+            evaluation_id = self._amend(
+                connection, study, number, {"proof_json": rows.proof_text(proof)}
             )
-            if found.rowcount == 0:
-                raise StorageError(f"study '{name}' has no trial {number}")
+            for kind, blob in artifacts.items():
+                self._replace_artifact(connection, evaluation_id, kind, blob)
 
     # ------------------------------------------------------------------ trials, read
 
@@ -235,6 +240,24 @@ class Storage:
 
         Raises StorageError when the stored bytes are not those that were written.
         """
+        return self._artifact(name, number, kind, schema.evaluations.c.number == number)
+
+    def network(self, name: str, number: int) -> bytes | None:
+        """The archive of a trial's network, which another trial may have trained."""
+        columns = schema.evaluations.c
+        with self._read() as connection:
+            study_id = self._study(connection, name).study_id
+        same = (
+            sa.select(columns.network_key)
+            .where(columns.study_id == study_id, columns.number == number)
+            .scalar_subquery()
+        )
+        return self._artifact(name, number, GRAPH, columns.network_key == same)
+
+    def _artifact(
+        self, name: str, number: int, kind: str, trials: sa.ColumnElement[bool]
+    ) -> bytes | None:
+        """The artifact of the first of some trials that has one of this kind."""
         evaluations, links, blobs = schema.evaluations, schema.trial_artifacts, schema.artifacts
         with self._read() as connection:
             study = self._study(connection, name)
@@ -242,11 +265,9 @@ class Storage:
                 sa.select(blobs.c.sha256, blobs.c.blob)
                 .join(links, links.c.sha256 == blobs.c.sha256)
                 .join(evaluations, evaluations.c.evaluation_id == links.c.evaluation_id)
-                .where(
-                    evaluations.c.study_id == study.study_id,
-                    evaluations.c.number == number,
-                    links.c.kind == kind,
-                )
+                .where(evaluations.c.study_id == study.study_id, trials, links.c.kind == kind)
+                .order_by(evaluations.c.number)
+                .limit(1)
             ).one_or_none()
         if found is None:
             return None
@@ -259,19 +280,10 @@ class Storage:
 
     def attach(self, name: str, number: int, kind: str, blob: bytes) -> None:
         """Give a stored trial an artifact, in the place of one of the same kind."""
-        evaluations, links = schema.evaluations, schema.trial_artifacts
         with self._write() as connection:
             study = self._study(connection, name, lock=True)
-            evaluation_id = connection.execute(
-                sa.select(evaluations.c.evaluation_id).where(
-                    evaluations.c.study_id == study.study_id, evaluations.c.number == number
-                )
-            ).scalar()
-            if evaluation_id is None:
-                raise StorageError(f"study '{name}' has no trial {number}")
-            same = (links.c.evaluation_id == evaluation_id) & (links.c.kind == kind)
-            connection.execute(sa.delete(links).where(same))
-            self._put_artifact(connection, evaluation_id, kind, blob)
+            evaluation_id = self._amend(connection, study, number, {})
+            self._replace_artifact(connection, evaluation_id, kind, blob)
 
     # ------------------------------------------------------------------ inside
 
@@ -383,6 +395,27 @@ class Storage:
             .values(rows.evaluation_row(trial, study.study_id, old.optuna_trial_id))
         )
         return int(old.evaluation_id)
+
+    def _amend(
+        self, connection: Connection, study: StudyKeys, number: int, changes: Mapping[str, Any]
+    ) -> int:
+        """Change columns of a stored trial; its evaluation_id."""
+        evaluations = schema.evaluations
+        this = (evaluations.c.study_id == study.study_id) & (evaluations.c.number == number)
+        found = connection.execute(sa.select(evaluations.c.evaluation_id).where(this)).scalar()
+        if found is None:
+            raise StorageError(f"study '{study.name}' has no trial {number}")
+        if changes:
+            connection.execute(sa.update(evaluations).where(this).values(**changes))
+        return int(found)
+
+    def _replace_artifact(
+        self, connection: Connection, evaluation_id: int, kind: str, blob: bytes
+    ) -> None:
+        links = schema.trial_artifacts
+        same = (links.c.evaluation_id == evaluation_id) & (links.c.kind == kind)
+        connection.execute(sa.delete(links).where(same))
+        self._put_artifact(connection, evaluation_id, kind, blob)
 
     def _check_next(self, connection: Connection, study: StudyKeys, number: int) -> None:
         """Trials are numbered without gaps: Optuna takes a trial's number for its place."""

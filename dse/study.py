@@ -276,10 +276,13 @@ class StudyFile(_Section):
     n_trials: Annotated[Whole, Field(ge=3, le=1_000_000)] = 100
     timeout: Annotated[float | None, BeforeValidator(_told(_seconds))] = None
     storage: str | None = None
+    verify: Literal["front", "always", "never"] = "never"
 
     def searchable(self) -> Mapping[str, Any]:
         """What a resumed study may not change: workload, training, space, objectives, limits."""
-        fixed = self.model_dump(mode="json", exclude={"n_trials", "timeout", "storage", "name"})
+        fixed = self.model_dump(
+            mode="json", exclude={"n_trials", "timeout", "storage", "name", "verify"}
+        )
         fixed["constraints"] = [constraint.text for constraint in self.constraints]
         return fixed
 

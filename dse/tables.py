@@ -88,6 +88,8 @@ def front_rows(trials: Sequence[Trial], baseline: Trial | None) -> list[dict[str
         row["parameters"] = trial.parameters
         row["parameters_share"] = trial.parameters / baseline.parameters if baseline else None
         row["compression"] = compression_text(trial)
+        row["provenance"] = trial.provenance
+        row["emulated"] = dict(trial.proof.metrics) if trial.proof else None
         rows.append(row)
     return rows
 
@@ -101,6 +103,8 @@ FRONT_COLUMNS = (
     "test_accuracy",
     "parameters",
     "compression",
+    "provenance",
+    "emulated",
 )
 
 
@@ -129,8 +133,10 @@ def show_front(
         + (f" ({100 * row['parameters_share']:.1f} %)" if row["parameters_share"] else "")
         for row in rows
     ]
+    pretty["provenance"] = [trial.provenance_text for trial in trials]
     metrics = [METRICS[name].column for name in objectives]
     columns = ["trial", "target", *metrics, "test_accuracy", "parameters", "compression"]
+    columns += ["provenance"]
     show(rows, columns, form, pretty, title)
 
 

@@ -66,6 +66,32 @@ class Metric:
         return cls(None, None, None, "modelled", reason)
 
 
+# Most trusted first: what a design's figures are at worst is the last of those it has.
+TRUST: tuple[Provenance, ...] = ("measured", "emulated", "estimated", "modelled")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What building a design and running it on an emulated core gave.
+
+    `matching` of `samples` outputs were exact in every byte; `metrics` are flash, RAM, latency and
+    energy in SI units by name, `reason` why there are none.
+    """
+
+    target: str
+    compiler: str = ""
+    emulator: str = ""
+    samples: int = 0
+    matching: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it ran, and every output was what the network computes."""
+        return 0 < self.samples == self.matching
+
+
 class State(StrEnum):
     """A trial's state. INFEASIBLE misses a constraint; it is not a failure."""
 
@@ -89,6 +115,7 @@ class Trial:
     `violations` are normalised misses by constraint text (<= 0 is met). `trained` says whether this
     trial itself trained a network (False: rejected by cost, or its network was known already).
     `stage_s` are seconds a stage. `attrs` are Optuna's system attributes, kept for the sampler.
+    `proof` is what `dse verify` found; the metrics stay those that the search saw.
     """
 
     number: int
@@ -111,6 +138,7 @@ class Trial:
     started: float = 0.0
     finished: float = 0.0
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    proof: Proof | None = None
 
     @property
     def feasible(self) -> bool:
@@ -124,6 +152,35 @@ class Trial:
         A float32 baseline that no setting of the knobs means is a landmark, not a design.
         """
         return self.feasible and not (self.baseline == "float32" and not self.params)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where its costs come from: 'emulated' once its firmware ran exactly, else their worst."""
+        if self.proof is not None and self.proof.exact:
+            return "emulated"
+        found = {m.provenance for name, m in self.metrics.items() if name in COST_METRICS}
+        return next((kind for kind in reversed(TRUST) if kind in found), "modelled")
+
+    @property
+    def model_errors(self) -> Mapping[str, float]:
+        """(modelled - emulated) / emulated by metric of a verified design, else empty."""
+        found = {} if self.proof is None else self.proof.metrics
+        return {
+            name: value / emulated - 1
+            for name, emulated in found.items()
+            if emulated and (value := self.value(name)) is not None
+        }
+
+    @property
+    def provenance_text(self) -> str:
+        """The provenance in words: of a verified design, by how much the model was off."""
+        proof = self.proof
+        if proof is None or not proof.samples:
+            return self.provenance
+        if not proof.exact:
+            return f"emulated: {proof.samples - proof.matching} of {proof.samples} outputs differ"
+        off = [f"{name} {100 * error:+.1f} %" for name, error in self.model_errors.items()]
+        return f"emulated (model: {', '.join(off)})" if off else "emulated"
 
     def value(self, metric: str) -> float | None:
         """The metric's value in SI units, or None when it is not known."""

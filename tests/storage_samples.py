@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from dse.pareto import Box
 from dse.rows import StudyRecord
 from dse.storage import Storage
-from dse.trial import METRICS, Metric, MetricName, Provenance, State, Trial
+from dse.trial import METRICS, Metric, MetricName, Proof, Provenance, State, Trial
 
 KNOBS: dict[str, BaseDistribution] = {
     "conv1/width": FloatDistribution(0.1, 1.0),
@@ -88,6 +88,18 @@ SECONDS = st.just(0.0) | st.floats(1.0, 4e9)
 COUNT = st.integers(0, 2**31 - 1)
 
 
+PROOF = st.builds(
+    Proof,
+    target=TEXT,
+    compiler=TEXT,
+    emulator=TEXT,
+    samples=st.integers(0, 20),
+    matching=st.integers(0, 20),
+    metrics=st.dictionaries(st.sampled_from(["flash", "ram", "latency"]), FINITE),
+    reason=TEXT,
+)
+
+
 @st.composite
 def trials(draw: st.DrawFn, number: int = 0, states: tuple[State, ...] = tuple(State)) -> Trial:
     """Any trial that can be stored."""
@@ -119,6 +131,7 @@ def trials(draw: st.DrawFn, number: int = 0, states: tuple[State, ...] = tuple(S
         started=draw(SECONDS),
         finished=draw(SECONDS),
         attrs=draw(st.dictionaries(TEXT.filter(lambda k: not k.startswith("constraints")), JSON)),
+        proof=draw(st.none() | PROOF),
     )
 
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1] / "dse"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("units", "trial"),
-    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.softmax", "graph.channels"),
+    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.channels"),
+    ("graph.interpolation", "graph.softmax"),
     ("graph.archive", "graph.quantize"),
     ("targets",),
     ("constraints", "space", "samplers"),
@@ -28,9 +29,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluate",),
     ("rows", "schema", "migrations", "database", "optuna_tables", "storage", "provenance"),
     ("explorer", "firmware.bundle", "firmware.verify"),
+    ("prover",),
     ("launch",),
     ("report", "tables", "progress", "catalog", "explain", "doctor"),
-    ("export", "proof", "terminal"),
+    ("export", "proof", "terminal", "options"),
+    ("target_commands",),
     ("cli",),
 )
 RANK = {name: floor for floor, names in enumerate(FLOORS) for name in names}

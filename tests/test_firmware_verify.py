@@ -299,6 +299,74 @@ def test_verify_prints_an_exact_design_beside_its_model(study: Path) -> None:
 
 @pytest.mark.slow
 @needs_firmware
+def test_a_verified_trial_says_so_everywhere(study: Path) -> None:
+    number, _ = numbers(study)
+    assert dse(study, "verify", str(number), "--samples", "2").returncode == 0
+    shown = json.loads(dse(study, "show", str(number), "--json").stdout)
+    assert shown["provenance"] == "emulated"
+    emulated = {row["metric"]: row["value"] for row in shown["metrics"]}
+    front = json.loads(dse(study, "front", "--format", "json").stdout)
+    for row in front:
+        assert row["provenance"] == ("emulated" if row["trial"] == number else "modelled")
+    dse(study, "report", "-o", "report")
+    files = {path.name: path.read_text() for path in (study / "report").iterdir()}
+    design = next(d for d in json.loads(files["front.json"])["designs"] if d["trial"] == number)
+    assert design["emulated"]["metrics"]["flash"] == emulated["emulated flash"]
+    assert "2 of 2 outputs exact" in files["report.html"]
+
+
+@pytest.mark.slow
+@needs_firmware
+def test_another_target_is_not_stored(study: Path) -> None:
+    with Storage.open_readonly(f"sqlite:///{study}/dse.db") as storage:
+        before = storage.trials("tiny")[0].proof
+    done = dse(study, "verify", "0", "--samples", "2", "--target", "disco_f746ng/native")
+    assert done.returncode == 0, done.stderr
+    with Storage.open_readonly(f"sqlite:///{study}/dse.db") as storage:
+        assert storage.trials("tiny")[0].proof == before
+
+
+@pytest.mark.slow
+@needs_firmware
+@pytest.mark.parametrize("which", ["front", "always"])
+def test_designs_are_verified_while_the_study_runs(which: str, tmp_path: Path) -> None:
+    text = STUDY.replace("[native]", "[native, cmsis-nn]") + f"verify: {which}\n"
+    (tmp_path / "tiny.yaml").write_text(text)
+    done = dse(tmp_path, "run", "tiny.yaml", "-q", "--n-trials", "5")
+    assert done.returncode == 0, done.stderr
+    # A crash before the verification leaves a front design without one; resume makes up for it.
+    with Storage(f"sqlite:///{tmp_path}/dse.db") as storage, storage._write() as connection:
+        connection.exec_driver_sql("update dse_evaluations set proof_json = null where number < 3")
+    done = dse(tmp_path, "resume", "tiny.yaml", "-q", "--n-trials", "8")
+    assert done.returncode == 0, done.stderr
+    with Storage.open_readonly(f"sqlite:///{tmp_path}/dse.db") as storage:
+        trials, front = storage.trials("tiny"), set(storage.fronts("tiny")[-1].members)
+    due = {
+        trial.number
+        for trial in trials
+        if trial.eligible
+        and trial.candidate["target"]["backend"] == "native"
+        and (which == "always" or trial.number in front)
+    }
+    proven = {trial.number for trial in trials if trial.proof is not None}
+    assert due, "some design of this study must be on the front"
+    assert due <= proven
+    assert all(trial.proof.exact for trial in trials if trial.proof is not None)
+    assert not any(
+        trial.proof for trial in trials if trial.candidate["target"]["backend"] == "cmsis-nn"
+    )
+
+
+@pytest.mark.slow
+def test_a_study_that_cannot_verify_is_refused_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(STUDY.replace("native", "cmsis-nn") + "verify: front\n")
+    done = dse(tmp_path, "run", "tiny.yaml", "-q")
+    assert done.returncode == 2
+    assert "no backend of the study emits C" in done.stderr
+
+
+@pytest.mark.slow
+@needs_firmware
 def test_verify_as_json_and_on_another_target(study: Path) -> None:
     number, _ = numbers(study)
     options = ("--json", "--samples", "3", "--target", "rpi_pico/native", "--optimize=-Os")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dse.errors import StorageError
 from dse.storage import FrontChange, Storage
-from dse.trial import Metric, State, Trial
+from dse.trial import Metric, Proof, State, Trial
 from tests import storage_samples as samples
 
 FINISHED = (State.COMPLETE, State.INFEASIBLE, State.FAILED)
@@ -287,3 +287,25 @@ def test_attach_gives_a_stored_trial_an_artifact_and_replaces_it(storage: Storag
     assert storage.artifact("digits", 0, "graph") == b"network"
     with pytest.raises(StorageError, match="no trial 7"):
         storage.attach("digits", 7, "verification", b"")
+
+
+def test_a_proof_is_added_to_a_finished_trial_and_changes_nothing_else(storage: Storage) -> None:
+    trial = samples.finished(0)
+    storage.finish("digits", trial, artifacts={"graph": b"network"})
+    for matching in (19, 20):
+        proof = Proof("board/native", "gcc", "unicorn", 20, matching, {"flash": 9e3})
+        storage.prove("digits", 0, proof, {"verification": b"%d" % matching})
+        assert storage.trials("digits") == [replace(trial, proof=proof)]
+        assert storage.artifact("digits", 0, "verification") == b"%d" % matching
+    assert storage.artifact("digits", 0, "graph") == b"network"
+    with pytest.raises(StorageError, match="no trial 7"):
+        storage.prove("digits", 7, Proof("board/native"), {})
+
+
+def test_a_network_is_found_at_the_trial_that_trained_it(storage: Storage) -> None:
+    for number, key in enumerate(("one", "two", "one")):
+        stored = {"graph": key.encode()} if number < 2 else {}
+        trial = samples.finished(number, network_key=key)
+        storage.finish("digits", trial, artifacts=stored)
+    found = [storage.network("digits", number) for number in range(4)]
+    assert found == [b"one", b"two", b"one", None]

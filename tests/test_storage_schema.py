@@ -59,20 +59,20 @@ def test_an_older_database_is_upgraded_on_opening(
     storage.close()
     package = tmp_path / "dse"
     shutil.copytree(Path(schema.__file__).parent / "migrations", package / "migrations")
-    (package / "migrations" / "versions" / "v0002_price.py").write_text(
+    (package / "migrations" / "versions" / "v0003_price.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        "revision, down_revision = '0002', '0001'\n"
+        "revision, down_revision = '0003', '0002'\n"
         "def upgrade():\n"
         "    op.add_column('dse_studies', sa.Column('price', sa.Float))\n"
     )
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0003"))
     monkeypatch.setattr(schema, "__file__", str(package / "schema.py"))
     url = storage.url.render_as_string()
     with pytest.raises(StorageError, match="made by an older dse"):
         Storage.open_readonly(url)
     with Storage(url) as opened:
         assert samples.sql(opened, "select price from dse_studies") == [(None,)]
-        assert samples.sql(opened, "select * from dse_schema_version") == [("0002",)]
+        assert samples.sql(opened, "select * from dse_schema_version") == [("0003",)]
         assert opened.trials("digits") == [samples.finished(0)]
     with Storage.open_readonly(url) as reader:
         assert reader.trials("digits") == [samples.finished(0)]
@@ -84,16 +84,16 @@ def test_an_upgrade_that_fails_changes_nothing(
     storage.close()
     package = tmp_path / "dse"
     shutil.copytree(Path(schema.__file__).parent / "migrations", package / "migrations")
-    (package / "migrations" / "versions" / "v0002_wrong.py").write_text(
+    (package / "migrations" / "versions" / "v0003_wrong.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n"
-        "revision, down_revision = '0002', '0001'\n"
+        "revision, down_revision = '0003', '0002'\n"
         "def upgrade():\n"
         "    op.add_column('dse_studies', sa.Column('price', sa.Float))\n"
         "    op.add_column('no_such_table', sa.Column('price', sa.Float))\n"
     )
     path = Path(storage.url.database or "")
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "REVISIONS", ("0001", "0002"))
+        patched.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0003"))
         patched.setattr(schema, "__file__", str(package / "schema.py"))
         with pytest.raises(StorageError, match="table is missing"):
             Storage(storage.url.render_as_string())

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -257,6 +258,12 @@ def _ask(request: dict[str, Any], parts: Sequence[bytes]) -> tuple[dict[str, Any
     if "error" in head:
         raise TargetError(f"the emulated network stopped: {head['error']}")
     return head, rest
+
+
+def check_emulator() -> None:
+    """TargetError with the install line when there is no Unicorn to run images with."""
+    if find_spec("unicorn") is None:
+        raise TargetError(f"emulating needs unicorn; run {INSTALL}")
 
 
 @cache

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from dse.graph import execute
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
 from dse.targets import Cost, Target, cost
-from dse.trial import MetricName
+from dse.trial import MetricName, Proof
 
 # Sums in another order differ in the last bits of a float.
 FLOAT_TOLERANCE = 1e-4
@@ -64,6 +65,30 @@ class Verification:
     def exact(self) -> bool:
         """Whether every output is what the network computes."""
         return self.matching == self.samples
+
+    @property
+    def proof(self) -> Proof:
+        """What a trial keeps of it; energy is left out: nobody emulated a power."""
+        return Proof(
+            target=self.target,
+            compiler=f"{self.compiler} ({self.flags})",
+            emulator=self.emulator,
+            samples=self.samples,
+            matching=self.matching,
+            metrics={
+                figure.name: float(figure.emulated)
+                for figure in self.figures
+                if figure.emulated is not None and figure.name != "energy"
+            },
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as `dse verify --json` prints it (schema `dse.verify/1`)."""
+        rows = {
+            name: [asdict(found) | {"difference": found.difference} for found in comparisons]
+            for name, comparisons in (("figures", self.figures), ("operators", self.operators))
+        }
+        return {"schema": "dse.verify/1", **asdict(self), **rows}
 
 
 def verify(

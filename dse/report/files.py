@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from dse.errors import StorageError
 from dse.report.designs import Designs
 from dse.report.page import page
 from dse.rows import FrontChange, StudyRecord
-from dse.trial import METRICS, Metric, State, Trial
+from dse.trial import METRICS, Metric, MetricName, State, Trial
 
 FRONT_SCHEMA = "dse.front/1"
+# What a built image tells besides accuracy.
+EMULATED: tuple[MetricName, ...] = ("flash", "ram", "latency")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def _design(trial: Trial) -> dict[str, Any]:
         "test_samples": trial.test_samples,
         "parameters": trial.parameters,
         "macs": trial.macs,
+        "provenance": trial.provenance,
+        "emulated": asdict(trial.proof) if trial.proof else None,
         "params": dict(trial.params),
         "candidate": dict(trial.candidate),
     }
@@ -138,5 +142,8 @@ def _flat(trial: Trial, knobs: Sequence[str]) -> dict[str, Any]:
     for name in ("validation_samples", "test_samples", "parameters", "macs"):
         row[name] = getattr(trial, name)
     row |= {name: target.get(name) for name in ("board", "backend", "clock_hz")}
+    row["provenance"] = trial.provenance
+    emulated = trial.proof.metrics if trial.proof else {}
+    row |= {f"emulated_{METRICS[name].column}": emulated.get(name) for name in EMULATED}
     row |= {"reason": trial.reason, "candidate_key": trial.candidate_key}
     return row | {f"knob:{knob}": trial.params.get(knob) for knob in knobs}

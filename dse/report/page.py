@@ -212,13 +212,15 @@ def _front(designs: Designs, front_csv: str) -> str:
     columns = ["RAM" if name == "Ram" else name for name in columns]
     columns += ["Test accuracy"] if tested else []
     columns += ["Parameters", "Target", "Network"]
+    columns += ["Proof"] if any(trial.proof for trial in designs.front) else []
     marks = dict(zip(columns[1:], designs.metrics, strict=False))
     head = "".join(
-        f"<th{'' if name in ('Target', 'Network') else ' class=number'}>"
+        f"<th{'' if name in ('Target', 'Network', 'Proof') else ' class=number'}>"
         f'<button type="button">{name}</button>{_mark(designs, marks.get(name))}</th>'
         for name in columns
     )
-    rows = "".join(_front_row(designs, trial, tested) for trial in designs.front)
+    proven = "Proof" in columns
+    rows = "".join(_front_row(designs, trial, tested, proven) for trial in designs.front)
     link = f"data:text/csv;charset=utf-8,{quote(front_csv)}"
     size = len(designs.front)
     return _section(
@@ -241,7 +243,7 @@ def _mark(designs: Designs, name: str | None) -> str:
     return ""
 
 
-def _front_row(designs: Designs, trial: Trial, tested: bool) -> str:
+def _front_row(designs: Designs, trial: Trial, tested: bool, proven: bool) -> str:
     cells = [
         f'<td class="number" data-sort="{trial.number}">{trial.number}{_baseline_tag(trial)}</td>'
     ]
@@ -253,7 +255,18 @@ def _front_row(designs: Designs, trial: Trial, tested: bool) -> str:
         cells.append(_cell(value, shown("accuracy", value), between))
     cells += [_cell(trial.parameters, f"{trial.parameters:,}")]
     cells += [_text_cell(target_parts(trial)), _text_cell(network_parts(trial))]
+    cells += [_text_cell(_proof(trial))] if proven else []
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _proof(trial: Trial) -> list[str]:
+    """The provenance, and what building and running the design says of its figures."""
+    proof = trial.proof
+    if proof is None or not proof.samples:
+        return [trial.provenance, proof.reason if proof else ""]
+    outputs = f"{proof.matching} of {proof.samples} outputs exact"
+    found = [f"{label(name)} {shown(name, value)}" for name, value in proof.metrics.items()]
+    return [trial.provenance if proof.exact else "outputs differ", outputs, *found]
 
 
 def _metric_cell(name: str, trial: Trial) -> str:
