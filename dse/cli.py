@@ -327,8 +327,8 @@ def export(
 
     with _reading(study, storage) as (opened, record, _):
         found, archive = stored_network(opened, record, trial)
-    for line in export_trial(record, found, archive, form, output, int4):
-        print(line)
+        for line in export_trial(opened, record, found, archive, form, output, int4):
+            print(line)
 
 
 target_commands.register(app)

@@ -14,10 +14,9 @@ from dse.firmware.emit import Sources, emit
 from dse.firmware.tflite import approximated_operators, to_tflite
 from dse.graph.archive import from_bytes
 from dse.graph.ir import Array, Graph
-from dse.launch import workload_of
 from dse.rows import StudyRecord
+from dse.samples import find_samples
 from dse.storage import Storage
-from dse.study import parse_study
 from dse.tables import ExportFormat
 from dse.targets import find_backend
 from dse.trial import Trial
@@ -47,6 +46,7 @@ def stored_network(storage: Storage, record: StudyRecord, number: int) -> tuple[
 
 
 def export_trial(
+    storage: Storage,
     record: StudyRecord,
     trial: Trial,
     archive: bytes,
@@ -66,7 +66,7 @@ def export_trial(
     sources = emit(graph, name, emitted_backend(trial), rounding)
     if form == "c":
         return _write_c(sources, folder)
-    inputs, labels, origin = _samples(record, graph)
+    inputs, labels, origin = _samples(storage, record, graph)
     files = write_bundle(folder, trial, record, archive, sources, inputs, labels, rounding, origin)
     return [f"bundle: {files.folder.resolve()}", f"check it with: make -C {files.folder} test"]
 
@@ -101,12 +101,12 @@ def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise DseError(f"{folder} cannot be written ({error.strerror}); name another") from error
 
 
-def _samples(record: StudyRecord, graph: Graph) -> tuple[Array, Array | None, str]:
+def _samples(
+    storage: Storage, record: StudyRecord, graph: Graph
+) -> tuple[Array, Array | None, str]:
     """Test samples of the workload with labels, or random ones where its data is not here."""
     try:
-        study = parse_study(record.study_file, f"study '{record.name}'")
-        workload = workload_of(study, Path(record.definition["folder"]))
-        found = workload.load().test.take(VECTORS)
+        found = find_samples(storage, record, VECTORS)
     except DseError as error:
         reason = " ".join(str(error).split())
         return _random(graph), None, f"seeded random values, as the data is not here ({reason})"

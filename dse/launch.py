@@ -14,7 +14,7 @@ from dse.problem import Problem, build_problem
 from dse.provenance import versions
 from dse.rows import StudyRecord
 from dse.storage import Storage
-from dse.study import BringYourOwn, StudyFile, difference, parse_study
+from dse.study import StudyFile, difference, parse_study
 
 if TYPE_CHECKING:
     from dse.explorer import Ending, Listener
@@ -43,7 +43,7 @@ def prepare(text: str, source: str, folder: Path, boards: Path | None = None) ->
     """
     study = parse_study(text, source)
     from dse.graph.trace import trace
-    from dse.workloads import check_workload
+    from dse.workloads import check_workload, workload_of
 
     with _located(f"{source}: 'workload'"):
         workload = workload_of(study, folder)
@@ -104,16 +104,6 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
             )
 
 
-def workload_of(study: StudyFile, folder: Path) -> Workload:
-    """The workload that a study file names; `folder` is where a user's own modules lie."""
-    from dse.workloads import bring_your_own, find_workload
-
-    asked = study.workload
-    if isinstance(asked, BringYourOwn):
-        return bring_your_own(asked.model, asked.data, folder)
-    return find_workload(asked)
-
-
 def record_of(launch: Launch, name: str, n_trials: int) -> StudyRecord:
     """What the database keeps of a new study."""
     study, problem = launch.study, launch.problem
@@ -163,6 +153,7 @@ def explore(
     """Run the study until it has `n_trials` finished ones, the time is up, or `stop` says so."""
     from dse.evaluate import Evaluator
     from dse.explorer import Explorer
+    from dse.samples import keep_samples
     from dse.workloads.download import cache_folder
 
     evaluator = Evaluator(
@@ -175,7 +166,10 @@ def explore(
     )
     listener = _proving(listener, storage, record, launch)
     explorer = Explorer(storage, record, launch.problem, evaluator, listener, stop)
-    return explorer.run(n_trials, timeout_s)
+    ending = explorer.run(n_trials, timeout_s)
+    if explorer.finished:
+        keep_samples(storage, record.name, launch.dataset)
+    return ending
 
 
 def _proving(listener: Listener, storage: Storage, record: StudyRecord, launch: Launch) -> Listener:

@@ -10,11 +10,10 @@ from dse.explain import target_text
 from dse.export import stored_network
 from dse.firmware.verify import Comparison, Verification, verify
 from dse.graph.archive import from_bytes
-from dse.launch import workload_of
 from dse.prover import store_proof
 from dse.rows import StudyRecord
+from dse.samples import find_samples
 from dse.storage import Storage
-from dse.study import parse_study
 from dse.tables import Format, show
 from dse.targets import load_boards, parse_target
 from dse.units import format_value
@@ -39,9 +38,7 @@ def verify_trial(
     trial, blob = stored_network(storage, record, number)
     where = parse_target(target or target_text(trial), load_boards(boards))
     own = parse_target(target_text(trial), load_boards(boards)) == where
-    study = parse_study(record.study_file, f"study '{record.name}'")
-    workload = workload_of(study, Path(record.definition["folder"]))
-    inputs = workload.load().test.take(samples).inputs
+    inputs = find_samples(storage, record, samples).inputs
     found = verify(from_bytes(blob), where, where.backend.rounding, inputs, compiler, optimize)
     if own:
         store_proof(storage, record.name, number, found)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from dse.errors import DseError, TargetError
-from dse.explorer import Listener
 from dse.firmware.build import find_compiler
 from dse.firmware.emit import BACKENDS
 from dse.firmware.emulate import check_emulator
@@ -19,6 +19,9 @@ from dse.space import Candidate
 from dse.storage import Storage
 from dse.targets import Target
 from dse.trial import Proof, Trial
+
+if TYPE_CHECKING:
+    from dse.explorer import Listener
 
 VERIFICATION = "verification"
 SAMPLES = 20

@@ -1,6 +1,6 @@
 """Workloads: data sets, reference networks and how they are trained; or a user's own."""
 
-from dse.workloads.bring_your_own import bring_your_own
+from dse.workloads.bring_your_own import bring_your_own, workload_of
 from dse.workloads.dataset import Dataset, Split, dataset_from_arrays
 from dse.workloads.training import Recipe, TrainingLog, float_accuracy, train
 from dse.workloads.workload import (
@@ -27,4 +27,5 @@ __all__ = [
     "train",
     "train_baseline",
     "workload_names",
+    "workload_of",
 ]

@@ -14,9 +14,10 @@ from typing import Any
 from torch import nn
 
 from dse.errors import WorkloadError, nearest
+from dse.study import BringYourOwn, StudyFile
 from dse.workloads.dataset import Dataset, dataset_from_arrays
 from dse.workloads.training import Recipe
-from dse.workloads.workload import Workload, check_workload, one_line
+from dse.workloads.workload import Workload, check_workload, find_workload, one_line
 
 ARRAYS = "a dse.workloads.Dataset, a dict of numpy arrays x_train, y_train, x_test, y_test"
 
@@ -42,6 +43,14 @@ def bring_your_own(
     workload.network(0)  # a missing model function is told before a slow data set is loaded
     check_workload(workload)
     return workload
+
+
+def workload_of(study: StudyFile, folder: Path) -> Workload:
+    """The workload that a study file names; `folder` is where a user's own modules lie."""
+    asked = study.workload
+    if isinstance(asked, BringYourOwn):
+        return bring_your_own(asked.model, asked.data, folder)
+    return find_workload(asked)
 
 
 @dataclass(frozen=True)

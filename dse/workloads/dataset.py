@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from dse.errors import WorkloadError, nearest
@@ -75,10 +75,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits with one sample shape and labels in [0, classes); `digest` names the content.
+    """Three splits with one sample shape and labels in [0, classes).
 
     The search sees validation accuracy; test accuracy is reported for the front only.
-    `digest` is the sha256 (hex) over shapes, labels and input bytes, the same on every machine.
     Raises WorkloadError when the splits do not fit together.
     """
 
@@ -87,7 +86,6 @@ class Dataset:
     validation: Split
     test: Split
     classes: int
-    digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         if self.classes < 2:
@@ -105,7 +103,6 @@ class Dataset:
                     f"data set '{self.name}': the {name} split holds label {highest}; "
                     f"with {self.classes} classes labels are 0 to {self.classes - 1}"
                 )
-        object.__setattr__(self, "digest", self._content_digest())
 
     @property
     def splits(self) -> Mapping[str, Split]:
@@ -122,7 +119,9 @@ class Dataset:
         """The first training sample as a batch of one."""
         return self.train.inputs[:1]
 
-    def _content_digest(self) -> str:
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 (hex) over shapes, labels and input bytes, the same on every machine."""
         digest = hashlib.sha256(str(self.classes).encode())
         for split in self.splits.values():
             for tensor in (split.inputs, split.labels):
@@ -154,6 +153,8 @@ def dataset_from_arrays(
 
 def split_off(split: Split, size: int | float) -> tuple[Split, Split]:
     """(rest, held out): `size` samples (or that share), stratified, the same on every call."""
+    from sklearn.model_selection import train_test_split  # costs a second
+
     try:
         rest, held_out = train_test_split(
             np.arange(len(split)), test_size=size, random_state=SPLIT_SEED, stratify=split.labels

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from dse.errors import WorkloadError, nearest
@@ -166,6 +164,9 @@ def one_line(error: BaseException) -> str:
 
 @cache
 def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 1, 8, 8) / 16  # ink is counted from 0 to 16
     rest, test = train_test_split(
