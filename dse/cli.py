@@ -171,13 +171,14 @@ def status(
     with _reading(study, storage) as (opened, record, url):
         trials, fronts = opened.trials(record.name), opened.fronts(record.name)
     counts = {state.value: sum(t.state is state for t in trials) for state in State}
-    finished = sum(t.state.finished for t in trials)
+    finished = sum(t.state.finished and not t.served for t in trials)
     row = {
         "study": record.name,
         "workload": record.workload,
         "storage": url,
         "finished": finished,
         "asked": record.n_trials,
+        "served": sum(t.served for t in trials),
         **counts,
         "trained": sum(t.trained for t in trials),
         "front": len(fronts[-1].members) if fronts else 0,

@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
+from dse import draws
 from dse.errors import DseError
 from dse.evaluate import Evaluation, Interrupted
 from dse.graph import archive
@@ -23,16 +24,13 @@ from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
 from dse.problem import Problem, Screening
 from dse.rows import StudyRecord
-from dse.samplers import make_sampler
+from dse.samplers import make_sampler, starts
 from dse.space import Candidate, float_baseline
 from dse.storage import GRAPH, Storage
-from dse.trial import COST_METRICS, METRICS, Metric, State, Trial
+from dse.trial import COST_METRICS, METRICS, NETWORK_OF, Metric, State, Trial
 
 # Proposals of known candidates before the last one is changed a little instead.
 MAX_REPEATS = 5
-MAX_MUTATIONS = 60
-# Spaces up to this size are walked to find what is left; larger ones are drawn from at random.
-MAX_WALK = 50_000
 MAX_FAILURES_IN_A_ROW = 10
 
 Ending = Literal["finished", "timeout", "interrupted", "exhausted", "failing"]
@@ -107,6 +105,8 @@ class Explorer:
         self._accuracies: list[float] = []
         self._study = _memory_study(problem)
         self._waiting: list[Trial] = []
+        self._served = 0
+        self._newest: Trial | None = None  # whose network may serve further targets
         self._failed_in_a_row = 0  # of this run: whoever resumes has mended the cause
         self._replay()
 
@@ -129,11 +129,14 @@ class Explorer:
 
     def _learn(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
+        self._served += trial.served
         self._keys.add(trial.candidate_key)
         accuracy = trial.metrics.get("accuracy")
         if accuracy is None or accuracy.value is None:
             return
         self._accuracies.append(accuracy.value)
+        if trial.feasible and not trial.served:
+            self._newest = trial
         rounding = self._rounding(Candidate.from_json(trial.candidate))
         known = _Known(
             accuracy,
@@ -190,19 +193,31 @@ class Explorer:
         """Trials that are done, whatever came of them."""
         return len(self.trials)
 
+    @property
+    def proposed(self) -> int:
+        """Those of them that were asked for: not the networks served to further targets."""
+        return self.finished - self._served
+
     # --- the loop -----------------------------------------------------------------------------
 
     def run(self, n_trials: int, timeout_s: float | None = None) -> Ending:
-        """Explore until `n_trials` are finished in all; says why it ended."""
+        """Explore until `n_trials` that were proposed are finished; says why it ended.
+
+        A trained network is then stored on every other target where it enters the front, for free.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while self.finished < n_trials:
+        while True:
             if self.stop():
                 return "interrupted"
             if deadline is not None and time.monotonic() > deadline:
                 return "timeout"
             if self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
                 return "failing"
-            proposal = self._propose()
+            proposal = self._waiting_or_served()
+            if proposal is None:
+                if self.proposed >= n_trials:
+                    return "finished"
+                proposal = self._propose()
             if proposal is None:
                 return "exhausted"
             try:
@@ -213,14 +228,55 @@ class Explorer:
             self._store(proposal, trial, graph)
             failed = trial.state is State.FAILED
             self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
-        return "finished"
 
-    def _propose(self) -> _Proposal | None:
+    def _waiting_or_served(self) -> _Proposal | None:
+        """What a crash left over, else the newest network on a target where it enters the front."""
         if self._waiting:
             return self._again(self._waiting.pop(0))
+        newest = self._newest
+        if newest is None or not newest.params:
+            return None
+        found = self._entering(newest)
+        if found is None:
+            self._newest = None
+            return None
+        params, candidate = found
+        attrs = {NETWORK_OF: newest.number}
+        return _Proposal(self.finished, candidate, params, attrs, None)
+
+    def _entering(self, trial: Trial) -> tuple[Mapping[str, Any], Candidate] | None:
+        """The first further target on which the trial's network is a new member of the front.
+
+        Where rounding differs its accuracy is taken from here, and measured when it is stored.
+        """
+        own = Candidate.from_json(trial.candidate)
+        settings, candidates, points = [], [], []
+        for params in draws.others(self.space, trial.params, own.target).values():
+            candidate = self.space.candidate(params)
+            screening = self.problem.screen(candidate)
+            if candidate.key in self._keys or screening.reasons:
+                continue
+            metrics = {"accuracy": trial.metrics["accuracy"], **screening.metrics}
+            points.append([metrics[name].value for name in self.problem.objectives])
+            settings.append(params)
+            candidates.append(candidate)
+        if not points:
+            return None
+        rows = np.array(points, dtype=np.float64)
+        kept = self.record.box.front(np.vstack([self._front_points, rows]))[-len(rows) :]
+        place = int(np.argmax(kept))
+        return (settings[place], candidates[place]) if kept[place] else None
+
+    def _propose(self) -> _Proposal | None:
         number = self.finished
-        if number < 2:
-            return self._baseline(number)
+        if self.proposed < 2:
+            return self._baseline(self.proposed)
+        source = random.Random(self.record.seed * 1_000_003 + number)
+        if self.proposed < 2 + starts(self.record.sampler, self.record.sampler_settings):
+            params = draws.spread(self.problem, self._keys, source)
+            if params is not None:
+                self._study.enqueue_trial(params)
+                return self._ask(number)
         self._study.sampler = make_sampler(
             self.record.sampler,
             self.record.sampler_settings,
@@ -236,7 +292,8 @@ class Explorer:
             assert proposal.asked is not None
             # A failed trial of the memory study: samplers pass over it, and nothing is stored.
             self._study.tell(proposal.asked, state=TrialState.FAIL)
-        params = self._near(proposal.params, number) or self._unseen(number)
+        params = draws.near(self.space, proposal.params, self._keys, source)
+        params = params or draws.unseen(self.space, self._keys, source)
         if params is None:
             return None
         self._study.enqueue_trial(params)
@@ -253,39 +310,14 @@ class Explorer:
         candidate = Candidate.from_json(trial.candidate)
         return _Proposal(trial.number, candidate, trial.params, trial.attrs, None, trial.baseline)
 
-    def _baseline(self, number: int) -> _Proposal:
-        if number == 0:
+    def _baseline(self, place: int) -> _Proposal:
+        if place == 0:
             label, candidate = "float32", float_baseline(self.problem.float_target)
         else:
             label = "int8"
             candidate = self.space.int8_baseline(self.problem.reference_target)
         params = self.space.params(candidate) or {}
-        return _Proposal(number, candidate, params, {}, None, label)
-
-    def _near(self, params: Mapping[str, Any], number: int) -> dict[str, Any] | None:
-        """A new candidate close to a known one that the sampler wants: few knobs changed."""
-        source = random.Random(self.record.seed * 1_000_003 + number)
-        free = [knob for knob in self.space.knobs if len(knob.choices) > 1]
-        for attempt in range(MAX_MUTATIONS):
-            changed = dict(params)
-            for knob in source.sample(free, min(len(free), 1 + attempt // 15)):
-                changed[knob.name] = source.choice(knob.choices)
-            if self.space.candidate(changed).key not in self._keys:
-                return changed
-        return None
-
-    def _unseen(self, number: int) -> dict[str, Any] | None:
-        """Any setting whose candidate is new; None when a space small enough to walk has none."""
-        source = random.Random(self.record.seed * 1_000_003 + number)
-        if self.space.size <= MAX_WALK:
-            settings = list(self.space.settings())
-            source.shuffle(settings)
-        else:
-            settings = [self.space.draw(source) for _ in range(MAX_MUTATIONS)]
-        for params in settings:
-            if self.space.candidate(params).key not in self._keys:
-                return params
-        return None
+        return _Proposal(self.finished, candidate, params, {}, None, label)
 
     # --- one trial ----------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ FormatOption = Annotated[Format, typer.Option("--format", help="table, json or c
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every trial.")]
 TrialsOption = Annotated[
-    int | None, typer.Option("--n-trials", min=3, help="Finished trials in all.")
+    int | None, typer.Option("--n-trials", min=3, help="Proposals in all.")
 ]
 TimeoutOption = Annotated[str | None, typer.Option(help="Stop after this time, such as '10 min'.")]
 

@@ -35,7 +35,7 @@ class StudyProgress:
         self.quiet, self.verbose, self.every_s = quiet, verbose, every_s
         self.counts = dict.fromkeys(State, 0)
         self.best: dict[str, float] = {}
-        self.trained = 0
+        self.trained = self.served = 0
         self._began = self._printed = time.monotonic()
         self._new = 0
         for trial in done:
@@ -74,7 +74,7 @@ class StudyProgress:
     def ended(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
         """A trial was stored."""
         self._count(trial)
-        self._new += 1
+        self._new += not trial.served
         status = self.status(len(front), hypervolume)
         if self._bar is not None:
             self._bar.update(
@@ -104,10 +104,11 @@ class StudyProgress:
         )
 
     def _finished(self) -> int:
-        return sum(count for state, count in self.counts.items() if state.finished)
+        return sum(n for state, n in self.counts.items() if state.finished) - self.served
 
     def _count(self, trial: Trial) -> None:
         self.counts[trial.state] += 1
+        self.served += trial.served
         self.trained += trial.trained
         if not trial.feasible:
             return

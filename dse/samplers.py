@@ -55,6 +55,16 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
             raise StudyError(f"setting '{key}' of {name} is {value!r}; allowed: 0 to 1")
 
 
+def starts(name: str, settings: Mapping[str, Any]) -> int:
+    """How many proposals come before the sampler knows anything: drawn by ourselves, cost-spread.
+
+    None for those whose draws are the point: random, and the grid.
+    """
+    if name in ("tpe", "gp"):
+        return int(settings.get("n_startup_trials", 10))
+    return int(settings.get("population_size", _POPULATION)) if name.startswith("nsga") else 0
+
+
 def make_sampler(
     name: str,
     settings: Mapping[str, Any],

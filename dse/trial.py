@@ -66,6 +66,8 @@ class Metric:
         return cls(None, None, None, "modelled", reason)
 
 
+# The attribute that names the trial whose network a served one is.
+NETWORK_OF = "dse:network_of"
 # Most trusted first: what a design's figures are at worst is the last of those it has.
 TRUST: tuple[Provenance, ...] = ("measured", "emulated", "estimated", "modelled")
 
@@ -144,6 +146,11 @@ class Trial:
     def feasible(self) -> bool:
         """Complete, and every constraint met."""
         return self.state is State.COMPLETE
+
+    @property
+    def served(self) -> bool:
+        """Whether it is another trial's network on one more target, which nobody proposed."""
+        return NETWORK_OF in self.attrs
 
     @property
     def eligible(self) -> bool:

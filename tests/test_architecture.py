@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("constraints", "space", "samplers"),
     ("study",),
     ("problem",),
+    ("draws",),
     ("graph.tracer", "graph.layers", "graph.operators", "graph.trace", "graph.execute"),
     ("workloads",),
     ("compress",),
@@ -38,8 +39,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("explorer", "firmware.bundle", "firmware.verify"),
     ("prover", "samples"),
     ("launch",),
-    ("report", "tables", "progress", "catalog", "explain", "doctor"),
-    ("export", "proof", "terminal", "options"),
+    ("report", "tables", "progress", "catalog", "explain", "doctor", "battery", "estimate"),
+    ("export", "proof", "terminal", "options", "fit_matrix"),
     ("target_commands",),
     ("cli",),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from dse.samplers import SAMPLER_SETTINGS
 from dse.space import Candidate
 from dse.storage import Storage
-from dse.trial import State, Trial
+from dse.trial import NETWORK_OF, State, Trial
 from tests.problems import (
     STUDY,
     FormulaEvaluator,
@@ -44,8 +45,9 @@ def test_every_sampler_explores(storage: Storage, sampler: str) -> None:
     """The contract: as many trials as asked, all distinct, baselines first, constraints known."""
     count = 14 if sampler == "gp" else 30  # a Gaussian process takes a second a proposal
     trials = run(storage, count, sampler)
-    assert [trial.number for trial in trials] == list(range(count))
-    assert len({trial.candidate_key for trial in trials}) == count
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert len({trial.candidate_key for trial in trials}) == len(trials)
+    assert sum(not trial.served for trial in trials) == count
     assert [trial.baseline for trial in trials[:3]] == ["float32", "int8", ""]
     assert {trial.state for trial in trials} <= {State.COMPLETE, State.INFEASIBLE}
     front = storage.fronts("small")[-1]
@@ -102,6 +104,43 @@ def test_one_training_serves_every_target(storage: Storage) -> None:
     assert sum(trial.trained for trial in trials) == len(evaluator.trained)
 
 
+def test_a_network_is_stored_on_every_target_where_it_enters_the_front(storage: Storage) -> None:
+    """Served designs cost no training, and no network of the front is missing on a target."""
+    trials = run(storage, 25)
+    served = [trial for trial in trials if trial.served]
+    assert served
+    assert not any(trial.trained or trial.baseline for trial in served)
+    for trial in served:
+        origin = trials[trial.attrs[NETWORK_OF]]
+        assert origin.number < trial.number
+        assert origin.network_key == trial.network_key
+        assert origin.candidate["target"] != trial.candidate["target"]
+    front = storage.fronts("small")[-1]
+    points = [[t.value(n) for n in PROBLEM.objectives] for t in trials if t.number in front.members]
+    known = {trial.candidate_key for trial in trials}
+    for trial in (t for t in trials if t.feasible and t.params):
+        for target in PROBLEM.targets:
+            candidate = replace(Candidate.from_json(trial.candidate), target=target)
+            costs = PROBLEM.screen(candidate)
+            if candidate.key in known or not costs.feasible:
+                continue
+            row = [trial.value("accuracy"), *(costs.metrics[n].value for n in ("flash", "latency"))]
+            assert not PROBLEM.box.front(np.array([*points, row], dtype=np.float64))[-1]
+
+
+def test_starts_are_spread_over_the_costs(tmp_path: Path) -> None:
+    """The first proposals of TPE reach further in flash than as many independent draws do."""
+
+    def spans(sampler: str, seed: int) -> float:
+        with Storage(f"sqlite:///{tmp_path}/{sampler}{seed}.db") as storage:
+            trials = run(storage, 12, sampler, seed)
+        flash = [trial.value("flash") or 1.0 for trial in trials[2:] if not trial.served]
+        return float(np.std(np.log(flash)))
+
+    seeds = range(4)
+    assert sum(spans("tpe", s) for s in seeds) > 1.15 * sum(spans("random", s) for s in seeds)
+
+
 def test_a_failing_trial_is_stored_and_the_study_goes_on(storage: Storage) -> None:
     record = small_record(PROBLEM, n_trials=20)
     storage.create(record)
@@ -114,7 +153,7 @@ def test_a_failing_trial_is_stored_and_the_study_goes_on(storage: Storage) -> No
     failed = [trial for trial in storage.trials("small") if trial.state is State.FAILED]
     assert failed
     assert all(trial.reason == "RuntimeError: the loss is not finite" for trial in failed)
-    assert len(storage.trials("small")) == 20
+    assert sum(not trial.served for trial in storage.trials("small")) == 20
 
 
 def test_ten_failures_in_a_row_end_the_study(storage: Storage) -> None:
@@ -158,7 +197,7 @@ def test_an_interrupted_trial_waits_and_is_done_again(storage: Storage) -> None:
     assert len(waiting) == 1
     explorer(storage, record, PROBLEM, FormulaEvaluator(PROBLEM)).run(12)
     trials = storage.trials("small")
-    assert len(trials) == 12
+    assert sum(not trial.served for trial in trials) == 12
     again = trials[waiting[0].number]
     assert again.state.finished
     assert again.candidate_key == waiting[0].candidate_key
