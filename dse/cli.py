@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dse import target_commands
+from dse import rescore_command, target_commands
 from dse.errors import DseError, StudyError
 from dse.options import (
     BoardsOption,
@@ -126,6 +126,13 @@ def resume(
     ] = None,
     n_trials: TrialsOption = None,
     timeout: TimeoutOption = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(help="A limit from now on, such as 'latency <= 20 ms'; for several, repeat."),
+    ] = None,
+    drop_constraint: Annotated[
+        list[str] | None, typer.Option(help="A metric that has no limit from now on.")
+    ] = None,
     boards: BoardsOption = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder to write the report to afterwards.")
@@ -133,9 +140,14 @@ def resume(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Go on with a stored study: same sampler, next draws; refused when the search changed."""
+    """Go on with a stored study: same sampler, next draws; refused when the search changed.
+
+    New limits judge what is stored anew.
+    """
     from dse.launch import check_same, prepare
+    from dse.rejudge import change_limits
     from dse.storage import Storage
+    from dse.study import change_constraints
     from dse.terminal import explore_on_terminal, tell_ending
 
     timeout_s = _seconds(timeout)
@@ -148,6 +160,14 @@ def resume(
         source = str(study) if given else f"study '{record.name}'"
         launch = prepare(text if text is not None else record.study_file, source, folder, boards)
         check_same(record, launch)
+        if constraint or drop_constraint:
+            limits = (constraint or [], drop_constraint or [])
+            launch = prepare(
+                change_constraints(launch.text, source, *limits), source, folder, boards
+            )
+            changed = change_limits(opened, record, launch.problem, launch.text)
+            record = opened.study(record.name)
+            print(f"limits: {'; '.join(record.constraints) or 'none'} ({changed} trials changed)")
         total = n_trials or (launch.study.n_trials if given else record.n_trials)
         total = max(total, record.n_trials)
         opened.update_n_trials(record.name, total)
@@ -333,6 +353,7 @@ def export(
 
 
 target_commands.register(app)
+rescore_command.register(app)
 
 
 @app.command()

@@ -17,6 +17,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from dse import draws
+from dse.artifacts import GRAPH
 from dse.errors import DseError
 from dse.evaluate import Evaluation, Interrupted
 from dse.graph import archive
@@ -26,8 +27,8 @@ from dse.problem import Problem, Screening
 from dse.rows import StudyRecord
 from dse.samplers import make_sampler, starts
 from dse.space import Candidate, float_baseline
-from dse.storage import GRAPH, Storage
-from dse.trial import COST_METRICS, METRICS, NETWORK_OF, Metric, State, Trial
+from dse.storage import Storage
+from dse.trial import COST_METRICS, METRICS, NETWORK_OF, NEVER_MEASURED, Metric, State, Trial
 
 # Proposals of known candidates before the last one is changed a little instead.
 MAX_REPEATS = 5
@@ -130,7 +131,8 @@ class Explorer:
     def _learn(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
         self._served += trial.served
-        self._keys.add(trial.candidate_key)
+        if NEVER_MEASURED not in trial.violations:
+            self._keys.add(trial.candidate_key)
         accuracy = trial.metrics.get("accuracy")
         if accuracy is None or accuracy.value is None:
             return

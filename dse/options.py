@@ -23,9 +23,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 FormatOption = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every trial.")]
-TrialsOption = Annotated[
-    int | None, typer.Option("--n-trials", min=3, help="Proposals in all.")
-]
+TrialsOption = Annotated[int | None, typer.Option("--n-trials", min=3, help="Proposals in all.")]
 TimeoutOption = Annotated[str | None, typer.Option(help="Stop after this time, such as '10 min'.")]
 
 

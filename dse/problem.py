@@ -16,7 +16,7 @@ from dse.graph.ir import Graph
 from dse.pareto import Box
 from dse.samplers import make_sampler
 from dse.space import Candidate, Knob, KnobKind, Space, float_baseline, layer_knobs
-from dse.study import SpaceSection, StudyFile
+from dse.study import PRECISIONS, SpaceSection, StudyFile
 from dse.targets import Cost, Target, cost, find_backend, find_board, load_boards, targets_for
 from dse.trial import COST_METRICS, Metric, MetricName
 from dse.units import format_value
@@ -108,9 +108,10 @@ class Problem:
         except TargetError as error:  # the backend cannot run it
             unknown = dict.fromkeys(COST_METRICS, Metric.unavailable(str(error)))
             return Screening(unknown, {UNSUPPORTED: 1.0}, (str(error),))
-        return self._screening(metrics, candidate.target)
+        return self.decide(metrics, candidate.target)
 
-    def _screening(self, metrics: Mapping[MetricName, Metric], target: str) -> Screening:
+    def decide(self, metrics: Mapping[MetricName, Metric], target: str) -> Screening:
+        """What known costs decide on a target."""
         violations: dict[str, float] = {UNSUPPORTED: 0.0}
         reasons: list[str] = []
         for constraint in (*self._limits(target), *self.study.constraints):
@@ -143,7 +144,7 @@ class Problem:
 
     def best_case(self, target: str) -> Screening:
         """What no candidate on a target can undercut by more than MIXTURE_SLACK."""
-        return self._screening(self.lowest_costs(target), target)
+        return self.decide(self.lowest_costs(target), target)
 
     def judge(
         self, accuracy: Metric, baseline: float | None, target: str
@@ -232,9 +233,10 @@ def _targets(
     backends = _found("backends", study.space.backends, find_backend)
     legal, illegal = targets_for(chosen, backends, "all")
     left_out = [f"{pair.key}: {pair.reason}" for pair in illegal]
-    # float32 is wider than every integer; a backend that runs the int8 network stays.
-    integers = "int8" in study.space.quantization.precision
-    shapes = with_encodings(graph, {}, {}, "int8" if integers else "float32")
+    # Each precision is wider than those before it; a backend that runs the narrowest stays.
+    asked = study.space.quantization.precision
+    narrowest = next(kind for kind in PRECISIONS if kind in asked)
+    shapes = with_encodings(graph, {}, {}, narrowest)
     targets: dict[str, Target] = {}
     for target in _with_clocks(legal, study.space.clocks):
         problems = target.unsupported(shapes)

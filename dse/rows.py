@@ -144,6 +144,22 @@ def distributions(stored: str) -> dict[str, BaseDistribution]:
     return {knob: json_to_distribution(dump(d)) for knob, d in json.loads(stored).items()}
 
 
+def limits_row(record: StudyRecord) -> Row:
+    """The columns of dse_studies that change with a study's limits."""
+    texts = {name: dump(getattr(record, name)) for name in ("definition", "constraints")}
+    return {"study_file": record.study_file} | {f"{k}_json": text for k, text in texts.items()}
+
+
+def front_row(study_id: int, change: FrontChange) -> Row:
+    """The row of dse_fronts."""
+    return {
+        "study_id": study_id,
+        "number": change.number,
+        "hypervolume": change.hypervolume,
+        "members_json": dump([int(member) for member in change.members]),
+    }
+
+
 def evaluation_row(trial: Trial, study_id: int, optuna_trial_id: int) -> Row:
     """The row of dse_evaluations; raises StorageError for a metric that has no columns."""
     unknown = set(trial.metrics) - set(METRICS)

@@ -5,18 +5,17 @@ A finished trial is one transaction over Optuna's tables and ours (docs/database
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from dse import optuna_tables, rows, schema
+from dse.artifacts import GRAPH, get_artifact, put_artifact, same_network
 from dse.database import make_engine, parse_url, sentences, shown, sqlite_path
 from dse.errors import StorageError, nearest
 from dse.optuna_tables import StudyKeys, insert_one
@@ -26,9 +25,7 @@ from dse.trial import Metric, Proof, State, Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-# The kind of artifact that holds a trained network (dse/graph/archive.py).
-GRAPH = "graph"
-__all__ = ["GRAPH", "FrontChange", "Storage", "StudyRecord", "StudySummary"]
+__all__ = ["FrontChange", "Storage", "StudyRecord", "StudySummary"]
 
 
 class Storage:
@@ -156,17 +153,35 @@ class Storage:
         with self._write() as connection:
             study = self._study(connection, name, lock=True)
             evaluation_id = self._put(connection, study, trial)
-            if front is not None:
-                connection.execute(
-                    sa.insert(schema.fronts).values(
-                        study_id=study.study_id,
-                        number=trial.number,
-                        hypervolume=hypervolume,
-                        members_json=rows.dump([int(member) for member in front]),
-                    )
-                )
+            if front is not None and hypervolume is not None:
+                change = FrontChange(trial.number, hypervolume, tuple(front))
+                connection.execute(sa.insert(schema.fronts), rows.front_row(study.study_id, change))
             for kind, blob in (artifacts or {}).items():
-                self._put_artifact(connection, evaluation_id, kind, blob)
+                put_artifact(connection, evaluation_id, kind, blob)
+
+    def rejudge(
+        self, record: StudyRecord, trials: Sequence[Trial], front: Sequence[int], hypervolume: float
+    ) -> None:
+        """Store a study's new limits, the trials they changed and the newest front, at once."""
+        fronts, columns = schema.fronts, schema.evaluations.c
+        with self._write() as connection:
+            study = self._study(connection, record.name, lock=True)
+            connection.execute(
+                sa.update(schema.studies)
+                .where(schema.studies.c.study_id == study.study_id)
+                .values(rows.limits_row(record))
+            )
+            for trial in trials:
+                self._overwrite(connection, study, trial)
+            newest = connection.execute(
+                sa.select(sa.func.max(columns.number)).where(columns.study_id == study.study_id)
+            ).scalar()
+            if newest is None:
+                return
+            this = (fronts.c.study_id == study.study_id) & (fronts.c.number == newest)
+            connection.execute(sa.delete(fronts).where(this))
+            change = FrontChange(newest, hypervolume, tuple(front))
+            connection.execute(sa.insert(fronts), rows.front_row(study.study_id, change))
 
     def requeue(self, name: str) -> list[int]:
         """Make every RUNNING trial WAITING again, after a crash; their numbers in order."""
@@ -202,7 +217,7 @@ class Storage:
                 connection, study, number, {"proof_json": rows.proof_text(proof)}
             )
             for kind, blob in artifacts.items():
-                self._replace_artifact(connection, evaluation_id, kind, blob)
+                put_artifact(connection, evaluation_id, kind, blob)
 
     # ------------------------------------------------------------------ trials, read
 
@@ -240,50 +255,24 @@ class Storage:
 
         Raises StorageError when the stored bytes are not those that were written.
         """
-        return self._artifact(name, number, kind, schema.evaluations.c.number == number)
+        with self._read() as connection:
+            study_id = self._study(connection, name).study_id
+            own = schema.evaluations.c.number == number
+            return get_artifact(connection, study_id, kind, own)
 
     def network(self, name: str, number: int) -> bytes | None:
         """The archive of a trial's network, which another trial may have trained."""
-        columns = schema.evaluations.c
         with self._read() as connection:
             study_id = self._study(connection, name).study_id
-        same = (
-            sa.select(columns.network_key)
-            .where(columns.study_id == study_id, columns.number == number)
-            .scalar_subquery()
-        )
-        return self._artifact(name, number, GRAPH, columns.network_key == same)
-
-    def _artifact(
-        self, name: str, number: int, kind: str, trials: sa.ColumnElement[bool]
-    ) -> bytes | None:
-        """The artifact of the first of some trials that has one of this kind."""
-        evaluations, links, blobs = schema.evaluations, schema.trial_artifacts, schema.artifacts
-        with self._read() as connection:
-            study = self._study(connection, name)
-            found = connection.execute(
-                sa.select(blobs.c.sha256, blobs.c.blob)
-                .join(links, links.c.sha256 == blobs.c.sha256)
-                .join(evaluations, evaluations.c.evaluation_id == links.c.evaluation_id)
-                .where(evaluations.c.study_id == study.study_id, trials, links.c.kind == kind)
-                .order_by(evaluations.c.number)
-                .limit(1)
-            ).one_or_none()
-        if found is None:
-            return None
-        if hashlib.sha256(found.blob).hexdigest() != found.sha256:
-            raise StorageError(
-                f"the {kind} of trial {number} is damaged: its bytes are not those stored; "
-                "evaluate the candidate again"
-            )
-        return bytes(found.blob)
+            same = same_network(study_id, number)
+            return get_artifact(connection, study_id, GRAPH, same)
 
     def attach(self, name: str, number: int, kind: str, blob: bytes) -> None:
         """Give a stored trial an artifact, in the place of one of the same kind."""
         with self._write() as connection:
             study = self._study(connection, name, lock=True)
             evaluation_id = self._amend(connection, study, number, {})
-            self._replace_artifact(connection, evaluation_id, kind, blob)
+            put_artifact(connection, evaluation_id, kind, blob)
 
     # ------------------------------------------------------------------ inside
 
@@ -371,12 +360,9 @@ class Storage:
         """Insert the trial, or replace the one begun; its evaluation_id."""
         evaluations = schema.evaluations
         old = connection.execute(
-            sa.select(
-                evaluations.c.evaluation_id,
-                evaluations.c.optuna_trial_id,
-                evaluations.c.state,
-                evaluations.c.params_json,
-            ).where(evaluations.c.study_id == study.study_id, evaluations.c.number == trial.number)
+            sa.select(evaluations.c.state).where(
+                evaluations.c.study_id == study.study_id, evaluations.c.number == trial.number
+            )
         ).one_or_none()
         if old is None:
             self._check_next(connection, study, trial.number)
@@ -387,13 +373,21 @@ class Storage:
             raise StorageError(
                 f"trial {trial.number} is finished already ({old.state}); it is kept as it is"
             )
+        return self._overwrite(connection, study, trial)
+
+    def _overwrite(self, connection: Connection, study: StudyKeys, trial: Trial) -> int:
+        """Write a stored trial anew, ours and Optuna's; its evaluation_id."""
+        columns = schema.evaluations.c
+        this = (columns.study_id == study.study_id) & (columns.number == trial.number)
+        old = connection.execute(
+            sa.select(columns.evaluation_id, columns.optuna_trial_id, columns.params_json).where(
+                this
+            )
+        ).one()
         same_params = old.params_json == rows.dump(dict(trial.params))
         optuna_tables.replace(connection, old.optuna_trial_id, study, trial, same_params)
-        connection.execute(
-            sa.update(evaluations)
-            .where(evaluations.c.evaluation_id == old.evaluation_id)
-            .values(rows.evaluation_row(trial, study.study_id, old.optuna_trial_id))
-        )
+        row = rows.evaluation_row(trial, study.study_id, old.optuna_trial_id)
+        connection.execute(sa.update(schema.evaluations).where(this).values(row))
         return int(old.evaluation_id)
 
     def _amend(
@@ -409,14 +403,6 @@ class Storage:
             connection.execute(sa.update(evaluations).where(this).values(**changes))
         return int(found)
 
-    def _replace_artifact(
-        self, connection: Connection, evaluation_id: int, kind: str, blob: bytes
-    ) -> None:
-        links = schema.trial_artifacts
-        same = (links.c.evaluation_id == evaluation_id) & (links.c.kind == kind)
-        connection.execute(sa.delete(links).where(same))
-        self._put_artifact(connection, evaluation_id, kind, blob)
-
     def _check_next(self, connection: Connection, study: StudyKeys, number: int) -> None:
         """Trials are numbered without gaps: Optuna takes a trial's number for its place."""
         column = schema.evaluations.c
@@ -429,18 +415,6 @@ class Storage:
                 f"study '{study.name}' has {expected} trials, so the next one is number "
                 f"{expected}; found {number}"
             )
-
-    def _put_artifact(
-        self, connection: Connection, evaluation_id: int, kind: str, blob: bytes
-    ) -> None:
-        digest = hashlib.sha256(blob).hexdigest()
-        dialect = postgresql if self.url.get_backend_name() == "postgresql" else sqlite
-        content = {"sha256": digest, "bytes": len(blob), "blob": blob}
-        connection.execute(
-            dialect.insert(schema.artifacts).values(content).on_conflict_do_nothing()
-        )
-        link = {"evaluation_id": evaluation_id, "kind": kind, "sha256": digest}
-        connection.execute(sa.insert(schema.trial_artifacts), link)
 
     def _evaluations(self, name: str, columns: Sequence[sa.Column[Any]]) -> Sequence[Sequence[Any]]:
         evaluations = schema.evaluations

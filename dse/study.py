@@ -30,7 +30,8 @@ from dse.units import parse_quantity
 Granularity = Literal["per-layer", "per-stage", "global"]
 Criterion = Literal["l1", "l2", "bn", "taylor", "random"]
 Schedule = Literal["one-shot", "agp"]
-Precision = Literal["int8", "float32"]
+Precision = Literal["int8", "int16", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "int16", "float32")  # narrowest first
 MAX_STEPS = 1000
 
 
@@ -184,7 +185,7 @@ class Sparsity(_Section):
 
 
 class Quantization(_Section):
-    """Weight widths by layer; activations are int8 (or the whole network float32)."""
+    """Weight widths by layer; activations are int8 or int16 (or all is float32)."""
 
     granularity: Granularity = "per-layer"
     weight_bits: Annotated[
@@ -437,9 +438,25 @@ def read_study(path: Path) -> str:
         raise StudyError(f"{path}: cannot be read ({error})") from error
 
 
-def override_study(text: str, source: str, *, sampler: str | None, seed: int | None) -> str:
+def change_constraints(text: str, source: str, added: Sequence[str], dropped: Sequence[str]) -> str:
+    """The file's text with other limits: those on `dropped` metrics go, an added one replaces.
+
+    Raises StudyError for a text that is no constraint, and a metric that has none to drop.
+    """
+    limits = {limit.text: limit.metric for limit in parse_study(text, source).constraints}
+    for metric in dropped:
+        if metric not in limits.values():
+            raise StudyError(
+                f"--drop-constraint names '{metric}'; {nearest(metric, set(limits.values()))}"
+            )
+    new = [parse_constraint(limit) for limit in added]
+    gone = {*dropped, *(limit.metric for limit in new)}
+    kept = [limit for limit, metric in limits.items() if metric not in gone]
+    return override_study(text, source, constraints=[*kept, *(limit.text for limit in new)])
+
+
+def override_study(text: str, source: str, **changes: Any) -> str:
     """The file's text with what flags replace; unchanged text when there is nothing to replace."""
-    changes = {"sampler": sampler, "seed": seed}
     given = {key: value for key, value in changes.items() if value is not None}
     if not given:
         return text

@@ -66,6 +66,8 @@ class Metric:
         return cls(None, None, None, "modelled", reason)
 
 
+# The violation of a trial that earlier limits rejected, and today's would not.
+NEVER_MEASURED = "never measured"
 # The attribute that names the trial whose network a served one is.
 NETWORK_OF = "dse:network_of"
 # Most trusted first: what a design's figures are at worst is the last of those it has.

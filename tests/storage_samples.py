@@ -182,15 +182,17 @@ def optuna_state(trial: Trial) -> TrialState:
     }[trial.state]
 
 
-def check_optuna_agrees(storage: Storage, trials: list[Trial]) -> None:
+def check_optuna_agrees(
+    storage: Storage, trials: list[Trial], knobs: dict[str, BaseDistribution] = KNOBS
+) -> None:
     """Optuna reads the same numbers, states, params, values, constraints and attributes."""
-    study = optuna_study(storage)
+    study = optuna_study(storage, storage.studies()[0].name)
     assert study.metric_names == [METRICS[name].column for name in OBJECTIVES]
     assert [found.number for found in study.trials] == [trial.number for trial in trials]
     for found, trial in zip(study.trials, trials, strict=True):
         assert found.state is optuna_state(trial)
         assert found.params == pytest.approx(trial.params)
-        assert found.distributions == {knob: KNOBS[knob] for knob in trial.params}
+        assert found.distributions == {knob: knobs[knob] for knob in trial.params}
         assert found.constraints == trial.violations
         prefix = "constraints:"
         own = {k: v for k, v in found.system_attrs.items() if not k.startswith(prefix)}

@@ -35,13 +35,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compress",),
     ("firmware",),
     ("evaluate",),
-    ("rows", "schema", "migrations", "database", "optuna_tables", "storage", "provenance"),
+    ("rows", "schema", "migrations", "database", "optuna_tables", "artifacts"),
+    ("storage", "provenance", "rejudge"),
     ("explorer", "firmware.bundle", "firmware.verify"),
     ("prover", "samples"),
-    ("launch",),
+    ("launch", "rescore"),
     ("report", "tables", "progress", "catalog", "explain", "doctor", "battery", "estimate"),
     ("export", "proof", "terminal", "options", "fit_matrix"),
-    ("target_commands",),
+    ("target_commands", "rescore_command"),
     ("cli",),
 )
 RANK = {name: floor for floor, names in enumerate(FLOORS) for name in names}

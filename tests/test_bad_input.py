@@ -383,6 +383,8 @@ BAD_COMMANDS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("run", "study.yaml"), ("study 'tiny' exists", "resume it or choose another name")),
     (("show", "99"), ("has no trial 99", "0 to 2")),
     (("resume", "study.yaml", "--timeout", "10"), ("'10' has no unit", "min")),
+    (("resume", "tiny", "--constraint", "ram < 1"), ("uses '<'", "allowed: 'ram <= ...'")),
+    (("resume", "tiny", "--drop-constraint", "flash"), ("names 'flash'", "ram")),
     (("init", "study.yaml"), ("study.yaml exists", "--force")),
     (("init", "nowhere/study.yaml"), ("nowhere/study.yaml", "cannot be written")),
     (("report", "-o", "study.yaml"), ("into study.yaml", "choose another folder")),

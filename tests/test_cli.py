@@ -207,6 +207,23 @@ def test_ctrl_c_ends_cleanly_and_names_the_resume_command(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_limits_change_on_the_command_line(finished: Path) -> None:
+    before = json.loads(dse(finished, "front", "--format", "json").stdout)
+    limit = sorted(row["flash_bytes"] for row in before)[0] / 1024 + 0.01
+    option = ("--constraint", f"flash <= {limit:.3f} KiB")
+    done = dse(finished, "resume", "tiny", *option, "--n-trials", "3", "-q")
+    assert done.returncode == 0, done.stderr
+    assert f"flash <= {limit:.3f} KiB" in done.stdout
+    after = json.loads(dse(finished, "front", "--format", "json").stdout)
+    assert [row["trial"] for row in after] == [
+        row["trial"] for row in before if row["flash_bytes"] <= 1024 * limit
+    ]
+    assert dse(finished, "resume", "tiny", "--drop-constraint", "flash", "-q").returncode == 0
+    again = json.loads(dse(finished, "front", "--format", "json").stdout)
+    assert [row["trial"] for row in again] == [row["trial"] for row in before]
+
+
+@pytest.mark.slow
 def test_resume_asks_for_more_and_refuses_another_search(finished: Path) -> None:
     changed = STUDY.replace("[2, 4, 8]", "[4, 8]")
     (finished / "changed.yaml").write_text(changed)
