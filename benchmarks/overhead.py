@@ -69,7 +69,9 @@ class Formula:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
 
-    def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:
+    def evaluate(
+        self, candidate: Candidate, rounding: Rounding, watch: object = None
+    ) -> Evaluation:
         shapes = self.problem.space.shapes(candidate)
         value = float(np.clip(shapes.parameters / self.problem.space.graph.parameters, 0.1, 0.99))
         return Evaluation(shapes, Metric(value, value, value, "measured", "formula"), 100, {}, True)

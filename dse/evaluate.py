@@ -29,8 +29,10 @@ from dse.graph.numerics import Rounding
 from dse.graph.quantize import Ranges, quantize
 from dse.graph.trace import trace
 from dse.space import Candidate
+from dse.stopping import Watch
 from dse.trial import Metric
-from dse.workloads import Dataset, Recipe, Split, Workload, train
+from dse.workloads import Dataset, Recipe, Split, Workload, float_accuracy, train
+from dse.workloads.training import AfterEpoch
 
 CALIBRATION_SAMPLES = 1024
 # Bumped when the meaning of a stored stage changes.
@@ -87,15 +89,19 @@ class Evaluator:
         """(C, H, W), (C, L) or (F,) of one sample."""
         return self.dataset.sample_shape
 
-    def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:
+    def evaluate(
+        self, candidate: Candidate, rounding: Rounding, watch: Watch | None = None
+    ) -> Evaluation:
         """Train (or find) the candidate's network and measure its accuracy on validation data.
 
-        Raises Interrupted, CompressionError, WorkloadError or GraphError.
+        `watch` is told the float network's validation accuracy between two epochs of a training
+        that happens here, and may raise to end it. Raises Interrupted, CompressionError,
+        WorkloadError or GraphError.
         """
         stage_s: dict[str, float] = {}
         before = self._trainings
         with _timed(stage_s, "train"):
-            graph, ranges = self._float_stage(candidate)
+            graph, ranges = self._float_stage(candidate, watch)
         with _timed(stage_s, "quantize"):
             graph = self._finished(graph, ranges, candidate)
         with _timed(stage_s, "validate"):
@@ -117,9 +123,9 @@ class Evaluator:
     def _finished(self, graph: Graph, ranges: Ranges, candidate: Candidate) -> Graph:
         if candidate.precision == "float32":
             return _with_kept(graph, candidate.kept)
-        return quantize(graph, ranges, candidate.bits, candidate.kept)
+        return quantize(graph, ranges, candidate.bits, candidate.kept, candidate.precision)
 
-    def _float_stage(self, candidate: Candidate) -> tuple[Graph, Ranges]:
+    def _float_stage(self, candidate: Candidate, watch: Watch | None) -> tuple[Graph, Ranges]:
         """The pruned, fine-tuned network as a float graph, and its calibration ranges."""
         key = candidate.training_key
         if self._last is None or self._last[0] != key:
@@ -127,13 +133,13 @@ class Evaluator:
             if path.exists():
                 graph = archive.from_bytes(path.read_bytes())
             else:
-                graph = self._compressed(candidate)
+                graph = self._compressed(candidate, watch)
                 _write(path, archive.to_bytes(graph))
             calibration = self.dataset.train.take(CALIBRATION_SAMPLES).inputs
             self._last = (key, graph, execute.observe(graph, calibration))
         return self._last[1], self._last[2]
 
-    def _compressed(self, candidate: Candidate) -> Graph:
+    def _compressed(self, candidate: Candidate, watch: Watch | None) -> Graph:
         plan = Compression(
             candidate.widths,
             candidate.kept,
@@ -149,8 +155,16 @@ class Evaluator:
             self.recipe,
             self.seed,
             progress=self._stop_between_steps,
+            after_epoch=None if watch is None else self._watched(watch),
         )
         return trace(model, self.shape, self.workload.name)
+
+    def _watched(self, watch: Watch) -> AfterEpoch:
+        def after_epoch(model: nn.Module, epoch: int, epochs: int) -> bool:
+            watch(float_accuracy(model, self.dataset.validation), epoch, epochs)
+            return False
+
+        return after_epoch
 
     def baseline(self) -> nn.Module:
         """The trained float32 network, from this process, the cache or a new training."""

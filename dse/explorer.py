@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from dse import draws
+from dse import draws, stopping
 from dse.artifacts import GRAPH
 from dse.errors import DseError
 from dse.evaluate import Evaluation, Interrupted
@@ -27,6 +27,7 @@ from dse.problem import Problem, Screening
 from dse.rows import StudyRecord
 from dse.samplers import make_sampler, starts
 from dse.space import Candidate, float_baseline
+from dse.stopping import Curves, StoppedEarlyError, Watch
 from dse.storage import Storage
 from dse.trial import COST_METRICS, METRICS, NETWORK_OF, NEVER_MEASURED, Metric, State, Trial
 
@@ -50,7 +51,9 @@ class Listener(Protocol):
 class Measuring(Protocol):
     """What the explorer needs of `evaluate.Evaluator`."""
 
-    def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:
+    def evaluate(
+        self, candidate: Candidate, rounding: Rounding, watch: Watch | None = None
+    ) -> Evaluation:
         """Train (or find) a network and measure its accuracy on validation data."""
 
     def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
@@ -107,6 +110,7 @@ class Explorer:
         self._study = _memory_study(problem)
         self._waiting: list[Trial] = []
         self._served = 0
+        self._curves = Curves()
         self._newest: Trial | None = None  # whose network may serve further targets
         self._failed_in_a_row = 0  # of this run: whoever resumes has mended the cause
         self._replay()
@@ -131,6 +135,7 @@ class Explorer:
     def _learn(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
         self._served += trial.served
+        self._curves.learn(trial)
         if NEVER_MEASURED not in trial.violations:
             self._keys.add(trial.candidate_key)
         accuracy = trial.metrics.get("accuracy")
@@ -335,6 +340,8 @@ class Explorer:
             return self._measured(proposal, screening, trial)
         except Interrupted:
             raise
+        except StoppedEarlyError as stopped:
+            return stopping.stopped_trial(trial, stopped, time.time() - started), None
         except (DseError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '-'}"
             return replace(trial, state=State.FAILED, reason=reason), None
@@ -368,7 +375,12 @@ class Explorer:
         if known is None:
             self.storage.begin(self.record.name, trial)
             self.listener.begun(trial)
-            found = self.evaluator.evaluate(proposal.candidate, rounding)
+            curve: list[float] = []
+            found = self.evaluator.evaluate(
+                proposal.candidate, rounding, self._watch(proposal, curve)
+            )
+            if curve:
+                trial = replace(trial, attrs={**trial.attrs, stopping.CURVE: curve})
             known = _Known(found.accuracy, found.samples, proposal.number, None, 0)
             graph, stage_s, trained = found.graph, found.stage_s, found.trained
         trial = self._judged(proposal, screening, trial, known)
@@ -376,6 +388,15 @@ class Explorer:
         if proposal.baseline or self._enters(trial):
             return self._tested(trial, known, graph, rounding), graph
         return trial, graph
+
+    def _watch(self, proposal: _Proposal, curve: list[float]) -> Watch | None:
+        """Where the study wants it: what ends a training that cannot enter the front any more."""
+        if not self.problem.study.early_stop or proposal.baseline:
+            return None
+        members = [self.trials[number] for number in self.front]
+        baseline = self.trials[0].value("accuracy") if 0 in self.trials else None
+        needed = stopping.needed_accuracy(self.problem, proposal.candidate, members, baseline)
+        return stopping.watch(self._curves, needed, curve)
 
     def _judged(
         self, proposal: _Proposal, screening: Screening, trial: Trial, known: _Known

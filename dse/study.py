@@ -278,11 +278,12 @@ class StudyFile(_Section):
     timeout: Annotated[float | None, BeforeValidator(_told(_seconds))] = None
     storage: str | None = None
     verify: Literal["front", "always", "never"] = "never"
+    early_stop: bool = False
 
     def searchable(self) -> Mapping[str, Any]:
         """What a resumed study may not change: workload, training, space, objectives, limits."""
         fixed = self.model_dump(
-            mode="json", exclude={"n_trials", "timeout", "storage", "name", "verify"}
+            mode="json", exclude={"n_trials", "timeout", "storage", "name", "verify", "early_stop"}
         )
         fixed["constraints"] = [constraint.text for constraint in self.constraints]
         return fixed

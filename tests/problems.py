@@ -20,6 +20,7 @@ from dse.pareto import non_dominated
 from dse.problem import Problem, build_problem
 from dse.rows import StudyRecord
 from dse.space import Candidate
+from dse.stopping import Watch
 from dse.storage import Storage
 from dse.study import parse_study
 from dse.trial import Metric, Trial
@@ -40,6 +41,9 @@ constraints:
 sampler: random
 n_trials: 40
 """
+
+
+EPOCHS = 5
 
 
 def small_graph() -> Graph:
@@ -68,8 +72,17 @@ class FormulaEvaluator:
     fail: frozenset[str] = frozenset()
     interrupt_after: int | None = None
     sleep_s: float = 0.0
+    epochs: int = 0
 
-    def evaluate(self, candidate: Candidate, rounding: Rounding) -> Evaluation:
+    def after(self, candidate: Candidate, epoch: int) -> float:
+        """The accuracy between two epochs: on its way to the final one, with some noise."""
+        final = formula(self.problem, candidate)
+        noise = np.random.default_rng(int(candidate.network_key[:8], 16) + epoch).normal(0, 0.01)
+        return float(np.clip(final - 0.3 * 0.5**epoch + noise, 0.05, 0.99))
+
+    def evaluate(
+        self, candidate: Candidate, rounding: Rounding, watch: Watch | None = None
+    ) -> Evaluation:
         if self.interrupt_after is not None and len(self.trained) >= self.interrupt_after:
             raise Interrupted
         self.trained.append(candidate.network_key)
@@ -78,6 +91,11 @@ class FormulaEvaluator:
             raise RuntimeError("the loss is not finite")
         shapes = self.problem.space.shapes(candidate)
         metric = _metric(formula(self.problem, candidate), "validation")
+        if watch is not None:
+            for epoch in range(1, EPOCHS):
+                self.epochs += 1
+                watch(self.after(candidate, epoch), epoch, EPOCHS)
+            self.epochs += 1
         return Evaluation(shapes, metric, 1000, {"train": self.sleep_s}, True)
 
     def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:

@@ -96,7 +96,7 @@ def test_progress_and_stop() -> None:
     log = run(
         network(),
         progress=lambda step, total: done.append(step),
-        should_stop=lambda: len(done) >= 12,
+        after_epoch=lambda model, epoch, epochs: epoch == 2,
     )
     assert done == list(range(1, 13))
     assert log.stopped

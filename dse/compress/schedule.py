@@ -13,7 +13,7 @@ from dse.compress.prune import Importance, check_criterion, layer_width, prune_i
 from dse.compress.sparsify import Masks, check_densities, magnitude_masks
 from dse.errors import CompressionError, nearest
 from dse.workloads.dataset import Split
-from dse.workloads.training import Progress, Recipe, ShouldStop, train
+from dse.workloads.training import AfterEpoch, Progress, Recipe, train
 
 SCHEDULES = ("one-shot", "agp")
 
@@ -99,12 +99,12 @@ def compress(
     seed: int,
     *,
     progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> nn.Module:
     """A pruned and fine-tuned copy of `model`, in evaluation mode; the same for the same seed.
 
     `split` is the training split. Removed channels are gone, removed weights exactly zero. Without
-    anything to remove, `model` itself is returned and nothing is trained. When `should_stop` ends
+    anything to remove, `model` itself is returned and nothing is trained. When `after_epoch` ends
     the fine-tuning early, the network still has the widths and densities that were asked for.
     Raises CompressionError (see prune_channels, magnitude_masks) or WorkloadError (training).
     """
@@ -121,7 +121,7 @@ def compress(
         seed=seed,
         after_step=pruning,
         progress=progress,
-        should_stop=should_stop,
+        after_epoch=after_epoch,
     )
     pruning.finish(pruned)
     return pruned

@@ -18,7 +18,7 @@ from dse.errors import WorkloadError, nearest
 from dse.workloads.dataset import SPLIT_SEED, Dataset, Split, dataset_from_arrays
 from dse.workloads.download import FASHION_MNIST, MNIST, Publication, published_arrays
 from dse.workloads.networks import DigitsNet, LeNet5
-from dse.workloads.training import Progress, Recipe, ShouldStop, TrainingLog, train
+from dse.workloads.training import Progress, Recipe, TrainingLog, train
 
 ENTRY_POINTS = "dse.workloads"
 DIGITS_TEST_SHARE = 0.2
@@ -110,7 +110,6 @@ def train_baseline(
     seed: int,
     *,
     progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
 ) -> tuple[nn.Module, TrainingLog]:
     """The workload's network, trained from scratch by its recipe; the same for the same seed."""
     model, recipe = workload.network(seed), workload.recipe
@@ -122,7 +121,6 @@ def train_baseline(
         learning_rate=recipe.learning_rate,
         seed=seed,
         progress=progress,
-        should_stop=should_stop,
     )
     return model, log
 
