@@ -1,11 +1,13 @@
 """Bit-exactness of the emitted C: real networks and inputs on emulated cores, byte for byte.
 
-Every workload with its data here x weight bits {8, 8/4, 4, 2} x core x kernels x compiler, at least
-100 test inputs each, against the exact integer executor. Writes reports/firmware.md.
+Every workload with its data here x activations {int8, int16} x weight bits {8, 8/4, 4, 2} x core x
+kernels x compiler, at least 100 test inputs each, against the exact integer executor. Writes
+reports/firmware.md.
 
     python benchmarks/firmware.py                            # digits everywhere, LeNet-5 on M0+, M4
     python benchmarks/firmware.py --lenet-cores all          # LeNet-5 everywhere too
     python benchmarks/firmware.py --workloads digits --cores cortex-m4 --bits 4 --compilers gcc
+    python benchmarks/firmware.py --activations int16 --output int16.md
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +44,14 @@ from dse.workloads.download import cache_folder
 Bytes = npt.NDArray[np.int8]
 REPORT = Path(__file__).parents[1] / "reports" / "firmware.md"
 OPTIMIZE = "-O2"
-# One core with an FPU stands for both: int8 networks use none.
+# One core with an FPU stands for both: integer networks use none.
 CORES = tuple(core for core in CPUS if core != "cortex-m4f")
 WITHOUT_DSP = ("cortex-m0plus", "cortex-m3")
 WIDTHS = ("8", "8/4", "4", "2")
+Activations = Literal["int8", "int16"]
+ACTIVATIONS: tuple[Activations, ...] = ("int8", "int16")
+# A network of a workload: activations, bits of the weights.
+Kind = tuple[Activations, str]
 # The trained recipes, shortened: this is about bytes, not about accuracy.
 SHORT = {
     "digits": {"epochs": 8},
@@ -60,6 +68,7 @@ class Case:
     """One row of the table before it ran."""
 
     workload: str
+    activations: Activations
     bits: str
     rounding: Rounding
     core: str
@@ -69,8 +78,13 @@ class Case:
     @property
     def text(self) -> str:
         """How it is named on the terminal."""
-        words = (self.workload, self.bits, self.rounding, self.core, self.backend, self.compiler)
-        return " ".join(words)
+        words = (self.rounding, self.core, self.backend, self.compiler)
+        return " ".join((self.workload, self.activations, self.bits, *words))
+
+    @property
+    def network(self) -> tuple[str, Kind]:
+        """Which network it runs."""
+        return self.workload, (self.activations, self.bits)
 
 
 @dataclass(frozen=True)
@@ -96,18 +110,17 @@ class Network:
     accuracy: float
 
     def rows(self) -> Bytes:
-        """The inputs as they lie in the arena, (N, bytes): rows of pixels of channels."""
-        values = execute.quantize_input(self.graph.tensors[self.graph.input], self.inputs)
-        moved = values.movedim(1, -1).reshape(len(values), -1).numpy()
-        return np.ascontiguousarray(moved, np.int8)
+        """The inputs as they lie in the arena, (N, bytes)."""
+        return execute.input_bytes(self.graph, self.inputs)
 
     def expected(self, rounding: Rounding) -> Bytes:
-        """What the exact executor computes, (N, outputs)."""
-        return execute.run(self.graph, self.inputs, rounding).numpy().astype(np.int8)
+        """What the exact executor computes, (N, bytes)."""
+        outputs = execute.run(self.graph, self.inputs, rounding).numpy()
+        return outputs.astype(self.graph.tensors[self.graph.output].dtype).view(np.int8)
 
 
-def networks(name: str, widths: Sequence[str], samples: int) -> dict[str, Network]:
-    """The networks of a workload by weight bits; training is cached. Raises WorkloadError."""
+def networks(name: str, kinds: Sequence[Kind], samples: int) -> dict[Kind, Network]:
+    """The networks of a workload; training is cached. Raises WorkloadError."""
     workload = WORKLOADS[name]
     dataset = workload.load()
     recipe = workload.recipe.with_changes({**SHORT[name], "threads": 1})
@@ -115,11 +128,17 @@ def networks(name: str, widths: Sequence[str], samples: int) -> dict[str, Networ
     inputs = dataset.test.take(samples).inputs
     found = {}
     layers = [op.name for op in evaluator.evaluate(Candidate(TARGET), "double").graph.weighted]
-    for width in widths:
-        done = evaluator.evaluate(Candidate(TARGET, bits=layer_bits(width, layers)), "double")
+    for activations, width in kinds:
+        bits = layer_bits(width, layers)
+        done = evaluator.evaluate(Candidate(TARGET, bits=bits, precision=activations), "double")
         assert done.accuracy.value is not None
-        found[width] = Network(done.graph, inputs, done.accuracy.value)
+        found[activations, width] = Network(done.graph, inputs, done.accuracy.value)
     return found
+
+
+def kinds_of(options: argparse.Namespace) -> list[Kind]:
+    """The networks that were asked for."""
+    return list(product(options.activations, options.bits))
 
 
 def layer_bits(width: str, layers: Sequence[str]) -> dict[str, int]:
@@ -130,24 +149,25 @@ def layer_bits(width: str, layers: Sequence[str]) -> dict[str, int]:
 
 
 def cases(
-    name: str, widths: Sequence[str], cores: Sequence[str], chosen: Sequence[str]
+    name: str, kinds: Sequence[Kind], cores: Sequence[str], chosen: Sequence[str]
 ) -> Iterator[Case]:
     """Every combination that the core can run."""
-    for width in widths:
+    for activations, width in kinds:
+        kind = (name, activations, width)
         for core in cores:
             backends = ("native",) if core in WITHOUT_DSP else ("native", "native-dsp")
             for compiler in chosen:
                 for backend in backends:
-                    yield Case(name, width, "double", core, backend, compiler)
+                    yield Case(*kind, "double", core, backend, compiler)
                 if name == "digits" and core in SINGLE_CORES and width in SINGLE_WIDTHS:
-                    yield Case(name, width, "single", core, backends[-1], compiler)
+                    yield Case(*kind, "single", core, backends[-1], compiler)
 
 
 def choose(
     name: str, options: argparse.Namespace, there: Sequence[str], chosen: Sequence[str]
 ) -> tuple[list[Case], list[str]]:
     """(Cases of a workload, sentences about those left out to save time)."""
-    found = list(cases(name, options.bits, there, chosen))
+    found = list(cases(name, kinds_of(options), there, chosen))
     if name == "digits" or "all" in options.lenet_cores:
         return found, []
     kept = [case for case in found if case.core in options.lenet_cores]
@@ -195,17 +215,17 @@ def _emulated(case: Case, image: Image, rows: Bytes, expected: Bytes) -> Result:
 
 
 def run_all(
-    wanted: Sequence[Case], made: dict[tuple[str, str], Network], jobs: int
+    wanted: Sequence[Case], made: dict[tuple[str, Kind], Network], jobs: int
 ) -> tuple[list[Result], list[str]]:
     """(Results in order, sentences about the cases that could not be built or run)."""
     rows = {key: network.rows() for key, network in made.items()}
-    contracts = {(one.workload, one.bits, one.rounding) for one in wanted}
-    expected = {key: made[key[:2]].expected(key[2]) for key in contracts}
+    contracts = {(one.network, one.rounding) for one in wanted}
+    expected = {key: made[key[0]].expected(key[1]) for key in contracts}
 
     def attempt(case: Case) -> Result | str:
-        key = (case.workload, case.bits)
+        key = case.network
         try:
-            return run(case, rows[key], expected[*key, case.rounding], made[key].graph)
+            return run(case, rows[key], expected[key, case.rounding], made[key].graph)
         except DseError as error:
             return f"{case.text}: {error}"
 
@@ -225,7 +245,7 @@ def run_all(
 
 def page(
     results: Sequence[Result],
-    made: dict[tuple[str, str], Network],
+    made: dict[tuple[str, Kind], Network],
     left_out: Sequence[str],
     seconds: float,
 ) -> str:
@@ -246,13 +266,14 @@ def page(
         "Flash is code and constants of the network in the linked image; RAM its arena, static "
         "variables and stack at its deepest. Instructions and cycles are those of one inference, "
         "memory without wait states. Contract: how accumulators are scaled (`double`: "
-        "two roundings, as in CMSIS-NN; `single`: one, as in XNNPACK).",
+        "two roundings, as in CMSIS-NN; `single`: one, as in XNNPACK; beside int16 activations: "
+        "docs/decisions/0006-int16-activations.md).",
         "",
         *_accuracies(made),
         "",
-        "| workload | weight bits | contract | core | kernels | compiler | matching / total "
-        "| flash B | RAM B | instructions | cycles | emulator |",
-        "| --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| workload | activations | weight bits | contract | core | kernels | compiler "
+        "| matching / total | flash B | RAM B | instructions | cycles | emulator |",
+        "| --- | --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
         *map(_row, results),
         "",
         "## Left out",
@@ -262,15 +283,25 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-def _accuracies(made: dict[tuple[str, str], Network]) -> Iterator[str]:
+def _write(
+    path: Path,
+    results: Sequence[Result],
+    made: dict[tuple[str, Kind], Network],
+    left_out: Sequence[str],
+    seconds: float,
+) -> None:
+    path.write_text(page(results, made, left_out, seconds), encoding="utf-8")
+
+
+def _accuracies(made: dict[tuple[str, Kind], Network]) -> Iterator[str]:
     names = dict.fromkeys(name for name, _ in made)
     yield "Networks, trained shortly, with their accuracy on validation data:"
     yield ""
     for name in names:
         changes = ", ".join(f"{key} {value:,}" for key, value in SHORT[name].items())
         found = ", ".join(
-            f"{bits} bit {100 * network.accuracy:.1f} %"
-            for (workload, bits), network in made.items()
+            f"{activations} with {bits} bit {100 * network.accuracy:.1f} %"
+            for (workload, (activations, bits)), network in made.items()
             if workload == name
         )
         yield f"- {name} ({changes}): {found}"
@@ -280,6 +311,7 @@ def _row(one: Result) -> str:
     case = one.case
     cells = (
         case.workload,
+        case.activations,
         case.bits,
         case.rounding,
         case.core,
@@ -298,7 +330,6 @@ def _row(one: Result) -> str:
 def missing(cores: Sequence[str], chosen: Sequence[str]) -> tuple[list[str], list[str]]:
     """(Cores that can be emulated, sentences about what is not there or not yet made)."""
     reasons = [
-        "int16 activations: the graph has none yet",
         "DSP kernels on Cortex-M0+ and M3: these cores have no DSP instructions",
         "Helium on Cortex-M55: there are no such kernels yet, it runs the others; its cycles: "
         "there is no table of this core",
@@ -319,6 +350,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workloads", nargs="+", choices=tuple(SHORT), default=tuple(SHORT))
+    parser.add_argument("--activations", nargs="+", choices=ACTIVATIONS, default=ACTIVATIONS)
     parser.add_argument("--bits", nargs="+", choices=WIDTHS, default=WIDTHS)
     parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
     parser.add_argument(
@@ -344,24 +376,24 @@ def main() -> None:
     chosen = [name for name in options.compilers if name in compilers()]
     if not chosen:
         sys.exit(f"none of these compilers is installed: {', '.join(options.compilers)}")
-    made: dict[tuple[str, str], Network] = {}
+    made: dict[tuple[str, Kind], Network] = {}
     results: list[Result] = []
     failed: list[str] = []
     for name in options.workloads:
         try:
-            found = networks(name, options.bits, options.samples)
+            found = networks(name, kinds_of(options), options.samples)
         except DseError as error:
             left_out.append(f"{name}: {error}")
+            _write(options.output, results, made, [*left_out, *failed], seconds)
             continue
-        made |= {(name, width): network for width, network in found.items()}
+        made |= {(name, kind): network for kind, network in found.items()}
         wanted, skipped = choose(name, options, there, chosen)
         left_out += skipped
         done, wrong = run_all(wanted, made, options.jobs)
         results, failed = results + done, failed + wrong
         seconds = time.perf_counter() - began
         # Written after every workload, so that an interrupted run leaves what it has.
-        text = page(results, made, [*left_out, *failed], seconds)
-        options.output.write_text(text, encoding="utf-8")
+        _write(options.output, results, made, [*left_out, *failed], seconds)
     counted = Counter(one.matching == one.total for one in results)
     print(f"{counted[True]} exact, {counted[False]} not, {len(failed)} failed, {seconds:.0f} s")
     sys.exit(bool(counted[False] or failed or not results))

@@ -127,12 +127,8 @@ def network(layer: Layer, bits: int) -> Network:
     floating = trace(model, layer.shape, "layer")
     names = [op.name for op in floating.weighted]
     graph = quantize(floating, execute.observe(floating, inputs), dict.fromkeys(names, bits))
-    values = execute.quantize_input(graph.tensors[graph.input], inputs[:1]).movedim(1, -1)
-    return Network(
-        graph,
-        np.ascontiguousarray(values.numpy(), np.int8).reshape(1, -1),
-        execute.run(graph, inputs[:1]).numpy().astype(np.int8),
-    )
+    expected = execute.run(graph, inputs[:1]).numpy().astype(graph.tensors[graph.output].dtype)
+    return Network(graph, execute.input_bytes(graph, inputs[:1]), expected.view(np.int8))
 
 
 def measure(case: Case, made: Network) -> float | str:

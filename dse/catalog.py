@@ -1,12 +1,23 @@
-"""`dse boards` and `dse backends`: what there is to choose from, from the catalog itself."""
+"""`dse boards`, `dse backends`, `dse calibrate`: what there is to choose from, and its figures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dse.tables import Format, show
-from dse.targets import load_backends, load_boards, support_table
+from dse.targets import Board, find_board, load_backends, load_boards, support_table
+from dse.targets.fact import Fact
+from dse.targets.own import OwnScale
 from dse.units import format_quantity
+
+if TYPE_CHECKING:
+    from dse.calibrate import Profile
+
+# How a unit of a board's facts is shown: factor and name.
+SHOWN_UNITS = {"Hz": (1e-6, "MHz"), "A/Hz": (1e12, "uA/MHz"), "B": (1 / 1024, "KiB"),
+               "A": (1e6, "uA"), "W": (1e3, "mW")}  # fmt: skip
 
 
 def show_boards(folder: Path | None, form: Format) -> None:
@@ -62,3 +73,75 @@ def show_backends(form: Format) -> None:
         "rules": [" ".join(row["rules"]) for row in rows],  # type: ignore[arg-type]
     }
     show(rows, list(rows[0]), form, pretty)
+
+
+def show_board(name: str, folder: Path | None, form: Format) -> None:
+    """Every figure of one board with its interval, status and source; TargetError if unknown."""
+    rows = board_rows(find_board(name, load_boards(folder)))
+    shown = {"value": [row.pop("shown") for row in rows]}
+    if form == "table":
+        show(rows, ("key", "value", "status", "source"), form, shown, title=name)
+    else:
+        show(rows, ("key", "value", "low", "high", "unit", "status", "source"), form)
+
+
+def board_rows(board: Board) -> list[dict[str, Any]]:
+    """One row a figure or word of the board's file, in SI units, and `shown` for people."""
+    rows: list[dict[str, Any]] = [
+        {"key": key, "value": word.value, "low": None, "high": None, "unit": "",
+         "status": word.status, "source": word.source, "shown": word.value}
+        for key, word in board.words
+    ]  # fmt: skip
+    rows += [_fact_row(key, fact) for key, fact in board.facts]
+    rows += [
+        _fact_row(f"calibration power at {clock / 1e6:g} MHz", power)
+        for clock, power in board.own.powers
+    ]
+    return rows + [_own_row(own) for own in board.own.scales]
+
+
+def _fact_row(key: str, fact: Fact) -> dict[str, Any]:
+    factor, unit = SHOWN_UNITS.get(fact.unit, (1.0, fact.unit))
+    shown = f"{fact.value * factor:g} {unit}"
+    if fact.low < fact.high:
+        shown += f" ({fact.low * factor:.4g} to {fact.high * factor:.4g})"
+    return {"key": key, "value": fact.value, "low": fact.low, "high": fact.high,
+            "unit": fact.unit, "status": fact.status, "source": fact.source,
+            "shown": shown}  # fmt: skip
+
+
+def _own_row(own: OwnScale) -> dict[str, Any]:
+    shown = f"latency x {own.scale:.3g} (within {100 * own.error:.0f} %)"
+    return {"key": f"calibration {own.backend}", "value": own.scale, "low": None, "high": None,
+            "unit": "", "status": "read", "source": own.source, "shown": shown}  # fmt: skip
+
+
+def show_profiles(profiles: Sequence[Profile], files: Sequence[Path], form: Format) -> None:
+    """The old and the new error of each refitted latency and power, and where the files lie."""
+    rows: list[dict[str, Any]] = []
+    for profile, file in zip(profiles, files, strict=True):
+        shared = {"board": profile.board.name, "file": str(file)}
+        rows += [
+            {**shared, "what": f"latency, {fit.backend}", "rows": fit.rows, "factor": fit.scale,
+             "old_error": fit.error_before, "new_error": fit.error_after,
+             "left_out_error": fit.error_left_out}
+            for fit in profile.latency
+        ]  # fmt: skip
+        rows += [
+            {**shared, "what": f"power, {fit.clock_hz / 1e6:g} MHz", "rows": fit.rows,
+             "factor": fit.power_w, "old_error": fit.error_before, "new_error": fit.error_after,
+             "left_out_error": None}
+            for fit in profile.power
+        ]  # fmt: skip
+    errors = ("old_error", "new_error", "left_out_error")
+    pretty = {name: [_percent(row[name]) for row in rows] for name in errors}
+    pretty["factor"] = [
+        f"{1e3 * row['factor']:.3g} mW" if row["what"].startswith("power") else
+        f"x {row['factor']:.3f}" for row in rows
+    ]  # fmt: skip
+    columns = ("board", "what", "rows", "factor", *errors, "file")
+    show(rows, columns, form, pretty)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

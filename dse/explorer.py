@@ -6,15 +6,12 @@ is stored is enough to go on: a resumed study replays it and proposes what would
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import optuna
-from optuna.trial import TrialState, create_trial
 
 from dse import draws, stopping
 from dse.artifacts import GRAPH
@@ -24,15 +21,13 @@ from dse.graph import archive
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
 from dse.problem import Problem, Screening
+from dse.proposer import Proposal, Proposer
 from dse.rows import StudyRecord
-from dse.samplers import make_sampler, starts
 from dse.space import Candidate, float_baseline
 from dse.stopping import Curves, StoppedEarlyError, Watch
 from dse.storage import Storage
-from dse.trial import COST_METRICS, METRICS, NETWORK_OF, NEVER_MEASURED, Metric, State, Trial
+from dse.trial import COST_METRICS, NETWORK_OF, NEVER_MEASURED, Metric, State, Trial
 
-# Proposals of known candidates before the last one is changed a little instead.
-MAX_REPEATS = 5
 MAX_FAILURES_IN_A_ROW = 10
 
 Ending = Literal["finished", "timeout", "interrupted", "exhausted", "failing"]
@@ -71,16 +66,6 @@ class _Known:
     test_samples: int
 
 
-@dataclass(frozen=True)
-class _Proposal:
-    number: int
-    candidate: Candidate
-    params: Mapping[str, Any]
-    attrs: Mapping[str, Any]
-    asked: optuna.Trial | None
-    baseline: str = ""
-
-
 class Explorer:
     """Runs a study until it has as many finished trials as asked for.
 
@@ -106,8 +91,7 @@ class Explorer:
         self._front_points = np.zeros((0, len(problem.objectives)))
         self._keys: set[str] = set()
         self._known: dict[tuple[str, Rounding], _Known] = {}
-        self._accuracies: list[float] = []
-        self._study = _memory_study(problem)
+        self._proposer = Proposer(problem, record)
         self._waiting: list[Trial] = []
         self._served = 0
         self._curves = Curves()
@@ -122,7 +106,7 @@ class Explorer:
         self.storage.requeue(self.record.name)
         for trial in self.storage.trials(self.record.name):
             if trial.state.finished:
-                self._replay_sampler(trial)
+                self._proposer.replay(trial)
                 self._learn(trial)
             else:
                 self._waiting.append(trial)
@@ -141,7 +125,6 @@ class Explorer:
         accuracy = trial.metrics.get("accuracy")
         if accuracy is None or accuracy.value is None:
             return
-        self._accuracies.append(accuracy.value)
         if trial.feasible and not trial.served:
             self._newest = trial
         rounding = self._rounding(Candidate.from_json(trial.candidate))
@@ -153,44 +136,6 @@ class Explorer:
             trial.test_samples,
         )
         self._known.setdefault((trial.network_key, rounding), known)
-
-    def _replay_sampler(self, trial: Trial) -> None:
-        if not self._tellable(trial):
-            return
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE,
-                values=self._told_values(trial),
-                params=dict(trial.params),
-                distributions=self.space.distributions,
-                system_attrs=dict(trial.attrs),
-                constraints=self._told_constraints(trial),
-            )
-        )
-
-    def _tellable(self, trial: Trial) -> bool:
-        """A failed trial, or a baseline that no knob can express, teaches the sampler nothing."""
-        return trial.state is not State.FAILED and bool(trial.params)
-
-    def _told_values(self, trial: Trial) -> list[float]:
-        """Objectives as samplers see them: costs by logarithm, an unknown accuracy at the mean.
-
-        A rejected candidate has no accuracy; samplers order it by its constraints.
-        """
-        mean = float(np.mean(self._accuracies)) if self._accuracies else 0.5
-        values = []
-        for name in self.problem.objectives:
-            value = trial.value(name)
-            if name == "accuracy":
-                values.append(mean if value is None else value)
-            else:
-                values.append(float(np.log10(value or 1.0)))
-        return values
-
-    def _told_constraints(self, trial: Trial) -> dict[str, float]:
-        """Every constraint gets a value in every trial; one that was not decided counts as met."""
-        names = {*trial.violations, *(c.text for c in self.problem.study.constraints)}
-        return {name: trial.violations.get(name, 0.0) for name in sorted(names)}
 
     def _rounding(self, candidate: Candidate) -> Rounding:
         return self.problem.targets[candidate.target].backend.rounding
@@ -224,7 +169,7 @@ class Explorer:
             if proposal is None:
                 if self.proposed >= n_trials:
                     return "finished"
-                proposal = self._propose()
+                proposal = self._next()
             if proposal is None:
                 return "exhausted"
             try:
@@ -236,7 +181,7 @@ class Explorer:
             failed = trial.state is State.FAILED
             self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
 
-    def _waiting_or_served(self) -> _Proposal | None:
+    def _waiting_or_served(self) -> Proposal | None:
         """What a crash left over, else the newest network on a target where it enters the front."""
         if self._waiting:
             return self._again(self._waiting.pop(0))
@@ -249,7 +194,7 @@ class Explorer:
             return None
         params, candidate = found
         attrs = {NETWORK_OF: newest.number}
-        return _Proposal(self.finished, candidate, params, attrs, None)
+        return Proposal(self.finished, candidate, params, attrs, None)
 
     def _entering(self, trial: Trial) -> tuple[Mapping[str, Any], Candidate] | None:
         """The first further target on which the trial's network is a new member of the front.
@@ -274,61 +219,28 @@ class Explorer:
         place = int(np.argmax(kept))
         return (settings[place], candidates[place]) if kept[place] else None
 
-    def _propose(self) -> _Proposal | None:
-        number = self.finished
+    def _next(self) -> Proposal | None:
+        """The baselines first, then what the sampler wants; None when the space is used up."""
         if self.proposed < 2:
             return self._baseline(self.proposed)
-        source = random.Random(self.record.seed * 1_000_003 + number)
-        if self.proposed < 2 + starts(self.record.sampler, self.record.sampler_settings):
-            params = draws.spread(self.problem, self._keys, source)
-            if params is not None:
-                self._study.enqueue_trial(params)
-                return self._ask(number)
-        self._study.sampler = make_sampler(
-            self.record.sampler,
-            self.record.sampler_settings,
-            self.record.seed,
-            number,
-            self.space.choices,
-            self.space.distributions,
-        )
-        for _ in range(MAX_REPEATS):
-            proposal = self._ask(number)
-            if proposal.candidate.key not in self._keys:
-                return proposal
-            assert proposal.asked is not None
-            # A failed trial of the memory study: samplers pass over it, and nothing is stored.
-            self._study.tell(proposal.asked, state=TrialState.FAIL)
-        params = draws.near(self.space, proposal.params, self._keys, source)
-        params = params or draws.unseen(self.space, self._keys, source)
-        if params is None:
-            return None
-        self._study.enqueue_trial(params)
-        return self._ask(number)
+        return self._proposer.propose(self.finished, self.proposed - 2, self._keys)
 
-    def _ask(self, number: int) -> _Proposal:
-        asked = self._study.ask(self.space.distributions)
-        params = asked.params
-        candidate = self.space.candidate(params)
-        attrs = self._study._storage.get_trial_system_attrs(asked._trial_id)
-        return _Proposal(number, candidate, params, dict(attrs), asked)
-
-    def _again(self, trial: Trial) -> _Proposal:
+    def _again(self, trial: Trial) -> Proposal:
         candidate = Candidate.from_json(trial.candidate)
-        return _Proposal(trial.number, candidate, trial.params, trial.attrs, None, trial.baseline)
+        return Proposal(trial.number, candidate, trial.params, trial.attrs, None, trial.baseline)
 
-    def _baseline(self, place: int) -> _Proposal:
+    def _baseline(self, place: int) -> Proposal:
         if place == 0:
             label, candidate = "float32", float_baseline(self.problem.float_target)
         else:
             label = "int8"
             candidate = self.space.int8_baseline(self.problem.reference_target)
         params = self.space.params(candidate) or {}
-        return _Proposal(self.finished, candidate, params, {}, None, label)
+        return Proposal(self.finished, candidate, params, {}, None, label)
 
     # --- one trial ----------------------------------------------------------------------------
 
-    def _try(self, proposal: _Proposal) -> tuple[Trial, Graph | None]:
+    def _try(self, proposal: Proposal) -> tuple[Trial, Graph | None]:
         """Screen, then train and measure; a failure becomes the trial's reason."""
         started = time.time()
         screening = self.problem.screen(proposal.candidate)
@@ -346,7 +258,7 @@ class Explorer:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '-'}"
             return replace(trial, state=State.FAILED, reason=reason), None
 
-    def _screened(self, proposal: _Proposal, screening: Screening, started: float) -> Trial:
+    def _screened(self, proposal: Proposal, screening: Screening, started: float) -> Trial:
         shapes = self.space.shapes(proposal.candidate)
         return Trial(
             number=proposal.number,
@@ -365,7 +277,7 @@ class Explorer:
         )
 
     def _measured(
-        self, proposal: _Proposal, screening: Screening, trial: Trial
+        self, proposal: Proposal, screening: Screening, trial: Trial
     ) -> tuple[Trial, Graph | None]:
         rounding = self._rounding(proposal.candidate)
         known = self._known.get((proposal.candidate.network_key, rounding))
@@ -389,7 +301,7 @@ class Explorer:
             return self._tested(trial, known, graph, rounding), graph
         return trial, graph
 
-    def _watch(self, proposal: _Proposal, curve: list[float]) -> Watch | None:
+    def _watch(self, proposal: Proposal, curve: list[float]) -> Watch | None:
         """Where the study wants it: what ends a training that cannot enter the front any more."""
         if not self.problem.study.early_stop or proposal.baseline:
             return None
@@ -399,7 +311,7 @@ class Explorer:
         return stopping.watch(self._curves, needed, curve)
 
     def _judged(
-        self, proposal: _Proposal, screening: Screening, trial: Trial, known: _Known
+        self, proposal: Proposal, screening: Screening, trial: Trial, known: _Known
     ) -> Trial:
         baseline = self.trials[0].value("accuracy") if 0 in self.trials else known.accuracy.value
         violations, reasons = self.problem.judge(
@@ -442,7 +354,7 @@ class Explorer:
     def _enters(self, trial: Trial) -> bool:
         return trial.eligible and bool(self.record.box.front(self._with_front(trial))[-1])
 
-    def _store(self, proposal: _Proposal, trial: Trial, graph: Graph | None) -> None:
+    def _store(self, proposal: Proposal, trial: Trial, graph: Graph | None) -> None:
         trial = replace(trial, finished=time.time())
         front, hypervolume = None, None
         points = self._front_points
@@ -456,26 +368,6 @@ class Explorer:
         self.storage.finish(self.record.name, trial, front, hypervolume, artifacts)
         if front is not None and hypervolume is not None:
             self.front, self.hypervolume, self._front_points = front, hypervolume, points
-        self._tell(proposal, trial)
+        self._proposer.tell(proposal, trial)
         self._learn(trial)
         self.listener.ended(trial, self.front, self.hypervolume)
-
-    def _tell(self, proposal: _Proposal, trial: Trial) -> None:
-        if proposal.asked is None:
-            self._replay_sampler(trial)
-            return
-        if not self._tellable(trial):
-            self._study.tell(proposal.asked, state=TrialState.FAIL)
-            return
-        for name, value in self._told_constraints(trial).items():
-            proposal.asked.set_constraint(name, value)
-        self._study.tell(proposal.asked, self._told_values(trial))
-
-
-def _memory_study(problem: Problem) -> optuna.Study:
-    """The sampler's own study: nothing in it is stored as it stands."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(
-        directions=[METRICS[name].direction for name in problem.objectives],
-        sampler=optuna.samplers.RandomSampler(seed=0),
-    )

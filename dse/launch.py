@@ -13,6 +13,7 @@ from dse.errors import DseError, StudyError, TargetError
 from dse.problem import Problem, build_problem
 from dse.provenance import versions
 from dse.rows import StudyRecord
+from dse.samplers import resolve
 from dse.storage import Storage
 from dse.study import StudyFile, difference, parse_study
 
@@ -115,7 +116,7 @@ def record_of(launch: Launch, name: str, n_trials: int) -> StudyRecord:
         space_hash=problem.space.hash,
         space=problem.space.to_json(),
         distributions=problem.space.distributions,
-        sampler=study.sampler.name,
+        sampler=resolve(study.sampler.name, problem.space.size, n_trials)[0],
         sampler_settings=study.sampler.settings,
         seed=study.seed,
         objectives=problem.objectives,
@@ -196,6 +197,7 @@ def preview(launch: Launch, draws: int = 200) -> Mapping[str, Any]:
         "workload": launch.workload.name,
         "parameters": problem.space.graph.parameters,
         "macs": problem.space.graph.macs,
+        "sampler": resolve(launch.study.sampler.name, problem.space.size, launch.study.n_trials)[1],
         "knobs": len(problem.space.knobs),
         "settings": problem.space.size,
         "alignment": problem.space.alignment,

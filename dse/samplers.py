@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 MAX_GRID = 20_000
+# Made by `search_costs.grey_box`: they need to know what designs cost.
+GREY_BOX = ("auto", "grey-box")
 # NSGA's default population of 50 has had two generations at 100 trials; 20 has had five.
 _POPULATION = 20
 
 # Settings by sampler and the type each takes.
 SAMPLER_SETTINGS: Mapping[str, Mapping[str, type]] = {
+    "auto": {},
+    "grey-box": {"startup": int, "candidates": int},
     "tpe": {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool},
     "nsga2": {"population_size": int, "mutation_prob": float, "crossover_prob": float},
     "nsga3": {"population_size": int, "mutation_prob": float, "crossover_prob": float},
@@ -55,6 +59,22 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
             raise StudyError(f"setting '{key}' of {name} is {value!r}; allowed: 0 to 1")
 
 
+def resolve(name: str, settings: int, n_trials: int) -> tuple[str, str]:
+    """(the sampler that `auto` means, one sentence of why); others are what they are.
+
+    `settings` is the size of the space.
+    """
+    if name != "auto":
+        return name, f"{name}, as asked for"
+    if settings <= min(n_trials, MAX_GRID):
+        return "grid", f"grid, as {n_trials:,} trials are enough for all {settings:,} settings"
+    return (
+        "grey-box",
+        f"grey-box, as costs are exact before training and {settings:,.0f} settings are too many "
+        f"for {n_trials:,} trials: it learns the accuracy alone",
+    )
+
+
 def starts(name: str, settings: Mapping[str, Any]) -> int:
     """How many proposals come before the sampler knows anything: drawn by ourselves, cost-spread.
 
@@ -81,6 +101,8 @@ def make_sampler(
     unknown sampler or setting, and for a grid of more than 20,000 points.
     """
     check_settings(name, settings)
+    if name in GREY_BOX:
+        raise StudyError(f"sampler '{name}' is made for a whole problem: dse.search_costs.grey_box")
     derived = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
     sampler = _MAKERS[name](dict(settings), derived, seed, choices)
     together = name in ("nsga2", "nsga3", "gp") or settings.get("multivariate", False)

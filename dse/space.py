@@ -8,7 +8,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -73,15 +73,15 @@ class Candidate:
     """A compression and a target, in canonical form: what changes nothing is left out.
 
     `widths` are kept output channels by group and `kept` kept shares of weights by layer, where
-    something is removed; `bits` are the weight widths of every layer, none when the precision is
-    float32; `target` is 'board/backend/clock'.
+    something is removed; `bits` are the weight widths of every layer, none when the precision (the
+    type of the activations) is float32; `target` is 'board/backend/clock'.
     """
 
     target: str
     widths: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, float] = field(default_factory=dict)
     bits: Mapping[str, int] = field(default_factory=dict)
-    precision: Literal["int8", "float32"] = "int8"
+    precision: Literal["int8", "int16", "float32"] = "int8"
     criterion: str = ""
     schedule: str = ""
 
@@ -117,7 +117,11 @@ class Candidate:
         """Plain JSON, with the target taken apart."""
         board, backend, clock = self.target.split("/")
         hertz = round(parse_quantity(clock.replace("MHz", " MHz"), "hertz"))
-        content = asdict(self)
+        # Not `asdict`, which copies deeply and takes most of the time that a known candidate costs.
+        content = {
+            item.name: dict(value) if isinstance(value := getattr(self, item.name), dict) else value
+            for item in fields(self)
+        }
         content["target"] = {"board": board, "backend": backend, "clock_hz": hertz}
         return content
 
@@ -170,16 +174,18 @@ class Space:
         return math.prod(len(knob.choices) for knob in self.knobs)
 
     @cached_property
-    def _channels(self) -> dict[str, int]:
+    def channels(self) -> dict[str, int]:
+        """Output channels of the whole network by group of tied layers."""
         return {group.name: group.channels for group in channel_groups(self.graph)}
 
     @cached_property
-    def _layers(self) -> tuple[str, ...]:
+    def layers(self) -> tuple[str, ...]:
+        """Every layer with weights."""
         return tuple(op.name for op in self.graph.weighted)
 
     def int8_baseline(self, target: str) -> Candidate:
         """The unpruned network with every weight in 8 bits."""
-        return Candidate(target, bits=dict.fromkeys(self._layers, 8))
+        return Candidate(target, bits=dict.fromkeys(self.layers, 8))
 
     @cached_property
     def _knob(self) -> dict[str, Knob]:
@@ -204,7 +210,7 @@ class Space:
         }
         widths: dict[str, int] = {}
         kept: dict[str, float] = {}
-        bits = dict.fromkeys(self._layers, 8)
+        bits = dict.fromkeys(self.layers, 8)
         for name, value in params.items():
             knob = self._knob[name]
             if knob.kind == "prune":
@@ -230,7 +236,7 @@ class Space:
     def _widths(self, knob: Knob, ratio: float) -> dict[str, int]:
         found = {}
         for layer in knob.layers:
-            channels = self._channels[layer]
+            channels = self.channels[layer]
             width = aligned_width(channels, ratio, self.alignment)
             if width < channels:
                 found[layer] = width

@@ -271,7 +271,7 @@ class StudyFile(_Section):
         list[Annotated[Constraint, BeforeValidator(_told(_constraint))]], BeforeValidator(_as_list)
     ] = []
     sampler: Annotated[SamplerSection, BeforeValidator(_told(_sampler))] = SamplerSection(
-        name="tpe"
+        name="auto"
     )
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     n_trials: Annotated[Whole, Field(ge=3, le=1_000_000)] = 100

@@ -155,8 +155,8 @@ def compression_text(trial: Trial) -> str:
         parts.append(
             f"{widths_of[0]}-bit" if same else "bits " + "/".join(str(b) for b in bits.values())
         )
-    elif candidate.get("precision") == "float32":
-        parts.append("float32")
+    if candidate.get("precision") in ("int16", "float32"):
+        parts.append(str(candidate["precision"]))
     if candidate.get("criterion"):
         parts.append(f"{candidate['criterion']} {candidate['schedule']}")
     return ", ".join(part for part in parts if part)

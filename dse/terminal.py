@@ -12,6 +12,7 @@ from dse.launch import Launch, explore, resume_command
 from dse.problem import describe
 from dse.progress import StudyProgress
 from dse.rows import StudyRecord
+from dse.samplers import resolve
 from dse.storage import Storage
 from dse.tables import console
 from dse.units import format_value
@@ -49,6 +50,8 @@ def explore_on_terminal(
     screen = console()
     if not quiet:
         screen.print(f"{record.name}: {describe(launch.problem)}", highlight=False)
+        why = resolve(launch.study.sampler.name, launch.problem.space.size, record.n_trials)[1]
+        screen.print(f"sampler: {why}", highlight=False)
         for reason in launch.problem.left_out:
             screen.print(f"left out: {reason}", highlight=False)
     done = [trial for trial in opened.trials(record.name) if trial.state.finished]

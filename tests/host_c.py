@@ -80,9 +80,6 @@ class Host:
 
 
 def entries(graph: Graph, inputs: torch.Tensor) -> Array:
-    """Float inputs (N, C, H, W) as the bytes that the graph's C takes: (N, H, W, C)."""
-    tensor = graph.tensors[graph.input]
-    values = execute.quantize_input(tensor, inputs) if graph.integer else inputs
-    moved = values.movedim(1, -1) if values.dim() > 2 else values
-    array: Array = moved.numpy().astype(np.int8 if graph.integer else np.float32)
-    return array
+    """Float inputs (N, C, H, W) as the numbers that the graph's C takes: (N, elements)."""
+    values: Array = execute.input_bytes(graph, inputs).view(graph.tensors[graph.input].dtype)
+    return values

@@ -18,9 +18,9 @@ Array = np.ndarray[Any, Any]
 def quantized_inputs(graph: Graph, inputs: torch.Tensor) -> Array:
     """Inputs (N, C, H, W) as the bytes or floats of the graph's input, (N, H, W, C)."""
     tensor = graph.tensors[graph.input]
-    values = execute.quantize_input(tensor, inputs) if graph.integer else inputs
-    array = values.numpy().astype(np.int8 if graph.integer else np.float32)
-    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+    rows = execute.input_bytes(graph, inputs).view(tensor.dtype)
+    array: Array = rows.reshape(len(rows), *tensor.shape)
+    return array
 
 
 def litert(content: bytes, inputs: Array, resolver: str = "BUILTIN_REF") -> Array:
@@ -43,7 +43,7 @@ def litert(content: bytes, inputs: Array, resolver: str = "BUILTIN_REF") -> Arra
 
 
 def contract(op: Op) -> Rounding:
-    """LiteRT's reference kernels: fully connected rounds once, all others twice."""
+    """LiteRT's reference kernels: `single` for fully connected, `double` for all others."""
     return "single" if isinstance(op, FullyConnected) else "double"
 
 
@@ -55,6 +55,8 @@ def mixed(graph: Graph, inputs: torch.Tensor) -> Array:
         for op in graph.ops:
             sources = [values[name] for name in op.inputs]
             kernel = _mul if isinstance(op, Mul) else execute._INTEGER[type(op)]
+            if isinstance(op, FullyConnected) and tensor.dtype == "int16":
+                kernel = _wide_fully_connected
             values[op.output] = kernel(graph, op, sources, contract(op))
     array = values[graph.output].numpy().astype(np.int64)
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
@@ -67,6 +69,19 @@ def _mul(graph: Graph, op: Any, xs: list[torch.Tensor], rounding: Rounding) -> t
     factor = quantize_multiplier(mul_factor(graph, op))
     scaled = requantize(product, *factor, rounding) + target.zero_point
     clamped: torch.Tensor = scaled.clamp(*output_limits(target, op.activation)).float()
+    return clamped
+
+
+def _wide_fully_connected(
+    graph: Graph, op: Any, xs: list[torch.Tensor], rounding: Rounding
+) -> torch.Tensor:
+    """LiteRT scales 64-bit sums as doubles, one in ten million otherwise than a Q31 multiplier."""
+    source, target = (graph.tensors[name] for name in (op.inputs[0], op.output))
+    weights = torch.from_numpy(op.weight.values.astype(np.int64))
+    sums = xs[0].long() @ weights.T + torch.from_numpy(op.bias)
+    factors = (source.scale or 1.0) * torch.from_numpy(op.weight.scales) / (target.scale or 1.0)
+    rounded = torch.round(sums.double() * factors)
+    clamped: torch.Tensor = rounded.clamp(*output_limits(target, op.activation)).float()
     return clamped
 
 

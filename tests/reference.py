@@ -1,7 +1,7 @@
 """An independent integer interpreter, written from the specification in plain Python integers.
 
-Nothing of dse.graph's arithmetic is imported. Sources: the 8-bit quantization specification, and
-the reference kernels of TensorFlow Lite with gemmlowp's fixed point.
+Nothing of dse.graph's arithmetic is imported. Sources: the 8-bit and 16x8 quantization
+specifications, and the reference kernels of TensorFlow Lite with gemmlowp's fixed point.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dse.graph.ir import (
 
 Array = np.ndarray[Any, Any]
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+RANGES = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
 
 def interpret(graph: Graph, image: Array, rounding: str) -> Array:
@@ -37,7 +38,7 @@ def interpret(graph: Graph, image: Array, rounding: str) -> Array:
     tensor = graph.tensors[graph.input]
     assert tensor.scale is not None
     scaled = np.rint(image.astype(np.float64) / tensor.scale) + tensor.zero_point
-    values = {graph.input: np.clip(scaled, -128, 127).astype(object)}
+    values = {graph.input: np.clip(scaled, *RANGES[tensor.dtype]).astype(object)}
     for op in graph.ops:
         inputs = [values[name] for name in op.inputs]
         values[op.output] = _KERNELS[type(op)](graph, op, inputs, rounding)
@@ -80,13 +81,33 @@ def scale_by(x: int, real: float, rounding: str) -> int:
     return divide_by_pot(high_mul(x << left, multiplier), right)
 
 
+def scale_sum(x: int, real: float, tensor: Tensor, rounding: str) -> int:
+    """The sums of a layer; those of int16 activations, wider than 32 bits, are rounded once."""
+    if tensor.dtype == "int8":
+        return scale_by(x, real, rounding)
+    multiplier, shift = multiplier_of(real)
+    multiplier, shift = (multiplier, shift) if shift <= 7 else (INT32_MAX, 7)
+    bits = 31
+    if rounding == "double":  # MultiplyByQuantizedMultiplier(int64_t, ...)
+        multiplier = (multiplier + (1 << 15)) >> 16 if multiplier < 0x7FFF0000 else 0x7FFF
+        bits = 15
+    return (x * multiplier + (1 << (bits - 1 - shift))) >> (bits - shift)
+
+
+def round_away(value: float) -> int:
+    """C's round()."""
+    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+
+
 def limits(tensor: Tensor, activation: str) -> tuple[int, int]:
     assert tensor.scale is not None
-    low, high = -128, 127
+    low, high = RANGES[tensor.dtype]
     if activation in ("relu", "relu6"):
         low = max(low, tensor.zero_point)
     if activation == "relu6":
-        high = min(high, tensor.zero_point + math.floor(6 / tensor.scale + 0.5))
+        high = min(
+            high, tensor.zero_point + round_away(float(np.float32(6) / np.float32(tensor.scale)))
+        )
     return low, high
 
 
@@ -121,7 +142,7 @@ def conv(graph: Graph, op: Conv2D, xs: list[Array], rounding: str) -> Array:
                 value = int(x[r, q, first + c]) - source.zero_point
                 total += value * int(weight.values[out, kr, kc, c])
         real = _s(source) * float(weight.scales[out]) / _s(target)
-        value = scale_by(total, real, rounding) + target.zero_point
+        value = scale_sum(total, real, target, rounding) + target.zero_point
         result[row, column, out] = clamp(value, bounds)
     return result
 
@@ -138,19 +159,19 @@ def fully_connected(graph: Graph, op: FullyConnected, xs: list[Array], rounding:
         for index, value in enumerate(xs[0]):
             total += (int(value) - source.zero_point) * int(weight.values[out, index])
         real = _s(source) * float(weight.scales[out]) / _s(target)
-        value = scale_by(total, real, rounding) + target.zero_point
+        value = scale_sum(total, real, target, rounding) + target.zero_point
         result[out] = clamp(value, limits(target, op.activation))
     return result
 
 
 def add(graph: Graph, op: Add, xs: list[Array], rounding: str) -> Array:
     one, other, target = (graph.tensors[name] for name in (*op.inputs, op.output))
-    twice = 2 * max(_s(one), _s(other))
+    twice, left = 2 * max(_s(one), _s(other)), 15 if target.dtype == "int16" else 20
     result = np.empty(target.shape, dtype=object)
     for index in np.ndindex(target.shape):
-        a = scale_by((int(xs[0][index]) - one.zero_point) << 20, _s(one) / twice, rounding)
-        b = scale_by((int(xs[1][index]) - other.zero_point) << 20, _s(other) / twice, rounding)
-        out = scale_by(a + b, twice / ((1 << 20) * _s(target)), rounding) + target.zero_point
+        a = scale_by((int(xs[0][index]) - one.zero_point) << left, _s(one) / twice, rounding)
+        b = scale_by((int(xs[1][index]) - other.zero_point) << left, _s(other) / twice, rounding)
+        out = scale_by(a + b, twice / ((1 << left) * _s(target)), rounding) + target.zero_point
         result[index] = clamp(out, limits(target, op.activation))
     return result
 
@@ -191,22 +212,94 @@ def pad(graph: Graph, op: Pad, xs: list[Array], rounding: str) -> Array:
     return np.pad(xs[0], ((top, bottom), (left, right), (0, 0)), constant_values=zero)
 
 
+FUNCTIONS: dict[str, Callable[[float], float]] = {
+    "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+    "tanh": math.tanh,
+    "hardsigmoid": lambda v: min(1, max(0, v + 3) / 6),
+    "hardswish": lambda v: v * min(1, max(0, v + 3) / 6),
+    "relu": lambda v: max(v, 0),
+    "relu6": lambda v: min(max(v, 0), 6),
+}
+
+
 def lookup(graph: Graph, op: Lookup, xs: list[Array], rounding: str) -> Array:
     source, target = graph.tensors[op.inputs[0]], graph.tensors[op.output]
-    functions: dict[str, Callable[[float], float]] = {
-        "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
-        "tanh": math.tanh,
-        "hardsigmoid": lambda v: min(1, max(0, v + 3) / 6),
-        "hardswish": lambda v: v * min(1, max(0, v + 3) / 6),
-        "relu": lambda v: max(v, 0),
-        "relu6": lambda v: min(max(v, 0), 6),
-    }
     result = np.empty(target.shape, dtype=object)
+    if target.dtype == "int16":
+        entries: list[int] = []
+        if op.function.startswith("hard"):
+            entries = table(FUNCTIONS[op.function], _s(source), 0, _s(target), 0)
+        for index in np.ndindex(target.shape):
+            result[index] = lookup16(op, int(xs[0][index]), source, target, entries, rounding)
+        return result
     for index in np.ndindex(target.shape):
-        real = functions[op.function](_s(source) * (int(xs[0][index]) - source.zero_point))
-        out = math.copysign(math.floor(abs(real / _s(target)) + 0.5), real)
-        result[index] = clamp(int(out) + target.zero_point, (-128, 127))
+        real = FUNCTIONS[op.function](_s(source) * (int(xs[0][index]) - source.zero_point))
+        result[index] = clamp(round_away(real / _s(target)) + target.zero_point, (-128, 127))
     return result
+
+
+# --- int16: tables with interpolation (common.h, logistic.h and tanh.h of TensorFlow Lite) -------
+
+
+def table(
+    function: Callable[[float], float], scale: float, zero: int, out_scale: float, out_zero: int
+) -> list[int]:
+    """LUTPopulate: 513 samples, each less half the error in the middle of its interval."""
+    low, high = scale * (-32768 - zero), scale * (32767 - zero)
+    out_low, out_high = out_scale * (-32768 - out_zero), out_scale * (32767 - out_zero)
+    step, inverse = (high - low) / 512, 65536 / (out_high - out_low)
+    found = []
+    for i in range(512):
+        value = round_away(function(low + i * step) * inverse)
+        middle = round_away(function(low + i * step + step / 2) * inverse)
+        straight = round_away((function(low + (i + 1) * step) * inverse + value) / 2)
+        found.append(clamp(value - round_away((straight - middle) / 2), (-32768, 32767)))
+    return [*found, clamp(round_away(function(high) * inverse), (-32768, 32767))]
+
+
+def interpolate(value: int, entries: list[int]) -> int:
+    index, offset = 256 + (value >> 7), value & 0x7F
+    return entries[index] + (((entries[index + 1] - entries[index]) * offset + 64) >> 7)
+
+
+def curve_entry(index: int) -> int:
+    """sigmoid(i / 24) in Q16, with half the error of the straight line to the next entry."""
+    if index == 255:
+        return 65535
+    at, middle, after = (65536 / (1 + math.exp(-(index + d) / 24)) for d in (0, 0.5, 1))
+    return round_away(at + (middle - (at + after) / 2) / 2)
+
+
+def curve(value: int, scale: float, bits: int) -> tuple[int, int]:
+    """The input in steps of 1 / 12288, and sigmoid of its magnitude with `bits` more bits."""
+    multiplier, shift = scale * 4096 * 3, 0
+    while multiplier <= 32767 / 2 and shift <= 30:
+        multiplier, shift = multiplier * 2, shift + 1
+    half = 1 << (shift - 1) if shift else 0
+    x = (value * min(int(multiplier), 32767) + half) >> shift
+    index, rest = abs(x) >> bits, abs(x) & ((1 << bits) - 1)
+    if index >= 255:
+        return x, {9: 0x7FFF << 10, 8: 0xFFFF << 8}[bits]
+    first, second = curve_entry(index), curve_entry(index + 1)
+    return x, (first << bits) + rest * (second - first)
+
+
+def lookup16(
+    op: Lookup, value: int, source: Tensor, target: Tensor, entries: list[int], rounding: str
+) -> int:
+    scale, activation = np.float32(_s(source)), str(op.function)
+    if op.function == "sigmoid":
+        x, raw = curve(value, _s(source), 9)
+        value = (raw + (1 << 9) if x >= 0 else (1 << 25) - raw + (1 << 9) - 1) >> 10
+    elif op.function == "tanh":
+        x, raw = curve(value, _s(source), 8)
+        value = (raw - (1 << 23) + 128 if x >= 0 else (1 << 23) - raw + 127) >> 8
+    elif op.function not in ("relu", "relu6"):
+        return interpolate(value, entries)
+    if op.function in ("sigmoid", "tanh"):
+        scale, activation = np.float32(2.0**-15), "none"
+    real = float(scale / np.float32(_s(target)))
+    return clamp(scale_by(value, real, rounding), limits(target, activation))
 
 
 # --- softmax: gemmlowp's FixedPoint classes as plain functions on raw int32 ---------------------
@@ -250,8 +343,25 @@ def reciprocal(total: int) -> tuple[int, int]:
     return pot(x, 1), 12 - headroom
 
 
+def softmax16(values: list[int], scale: float) -> Array:
+    """SoftmaxInt16: both functions by tables of 513 entries."""
+    exps = table(math.exp, 10 / 65535, 32767, 2 / 65535, 0)
+    reciprocals = table(lambda v: 1 / (1 + v), 1 / 65535, -32768, 2 / 65535, 0)
+    found = []
+    for value in values:
+        place = scale_by(value - max(values), min(scale * 65535 / 10, 65535.0), "double") + 32767
+        found.append(interpolate(clamp(place, (-32768, 32767)), exps))
+    bits = sum(found).bit_length() - 1
+    place = ((sum(found) << (30 - bits)) + (1 << 13) >> 14) - (1 << 15) - (1 << 16)
+    scale_out = interpolate(clamp(place, (-32768, 32767)), reciprocals)
+    out = [clamp((e * scale_out + (1 << (bits - 1))) >> bits, (0, 32767)) for e in found]
+    return np.array(out, dtype=object)
+
+
 def softmax(graph: Graph, op: Softmax, xs: list[Array], rounding: str) -> Array:
     scale = _s(graph.tensors[op.inputs[0]])
+    if graph.tensors[op.output].dtype == "int16":
+        return softmax16([int(v) for v in xs[0]], scale)
     multiplier, left = multiplier_of(min(scale * (1 << 26), (1 << 31) - 1.0))
     lowest = -math.floor(31 * (1 << 26) / (1 << left))
     top = max(int(v) for v in xs[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_float32_is_measured_as_float32(tmp_path: Path) -> None:
     found = evaluator(tmp_path).evaluate(Candidate(TARGET, precision="float32"), "double")
     assert not found.graph.integer
     assert "float32" in found.accuracy.source
+
+
+@pytest.mark.slow
+def test_int16_activations_need_no_training_of_their_own(tmp_path: Path) -> None:
+    eight = evaluator(tmp_path).evaluate(candidate(), "double")
+    found = evaluator(tmp_path).evaluate(replace(candidate(), precision="int16"), "double")
+    assert not found.trained
+    assert {tensor.dtype for tensor in found.graph.tensors.values()} == {"int16"}
+    assert [op.weight.bits for op in found.graph.weighted] == [
+        op.weight.bits for op in eight.graph.weighted
+    ]
+    assert found.accuracy.value is not None
+    assert found.accuracy.value == pytest.approx(eight.accuracy.value, abs=0.03)
 
 
 def test_a_wish_to_stop_ends_the_training(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dse.firmware.bundle import BundleFiles, check_bundle, write_bundle
 from dse.firmware.emit import emit
 from dse.graph.archive import from_bytes, to_bytes
 from dse.graph.execute import observe, run
-from dse.graph.ir import Graph
+from dse.graph.ir import DType, Graph
 from dse.graph.numerics import Rounding
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
@@ -62,12 +62,13 @@ class Sample:
         )
 
 
-def sample(bits: int = 8, seed: int = 0) -> Sample:
+def sample(bits: int = 8, seed: int = 0, activations: DType = "int8") -> Sample:
     torch.manual_seed(seed)
     inputs = torch.rand(20, 1, 8, 8)
     graph = trace(DigitsNet().eval(), (1, 8, 8), "digits")
     if bits < 32:
-        graph = quantize(graph, observe(graph, inputs), {op.name: bits for op in graph.weighted})
+        widths = {op.name: bits for op in graph.weighted}
+        graph = quantize(graph, observe(graph, inputs), widths, None, activations)
     trial = design(7, [16, 32, 10], [bits] * 3, "rpi-pico", 0.0)
     trial = replace(trial, test_accuracy=Metric(0.89, 0.88, 0.9, "measured", "a | b"))
     return Sample(graph, inputs, run(graph, inputs).numpy().argmax(axis=1), trial)
@@ -87,6 +88,19 @@ def test_the_host_test_passes(bits: int, rounding: Rounding, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "pass: 20 of 20 vectors" in done.stdout
     assert "20 of 20 are classified as labelled" in done.stdout
+
+
+@needs_make
+@pytest.mark.parametrize("rounding", ["double", "single"])
+def test_int16_values_are_exact_and_described(rounding: Rounding, tmp_path: Path) -> None:
+    one = sample(4, activations="int16")
+    files = one.write(tmp_path, rounding)
+    done = make(tmp_path, "test", f"CFLAGS={CHECKS}")
+    assert "pass: 20 of 20 vectors" in done.stdout, done.stderr
+    readme = files.readme.read_text()
+    assert "int16_t *input = digits_input(&arena);" in readme
+    assert f"q = clip(round(x / {one.graph.tensors['input'].scale!r}) + 0, -32768, 32767)" in readme
+    assert "typedef int16_t vector_element;" in files.vectors.read_text()
 
 
 @needs_make

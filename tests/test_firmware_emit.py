@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +27,7 @@ from dse.errors import GraphError, TargetError
 from dse.firmware.emit import Sources, emit, symbol
 from dse.graph import execute
 from dse.graph.channels import kept_count
-from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, without_values
+from dse.graph.ir import Conv2D, DType, FullyConnected, Graph, Op, without_values
 from dse.graph.numerics import ROUNDINGS, Rounding
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
@@ -67,7 +68,7 @@ def pruned(op: Op, densities: dict[str, float]) -> Op:
 
 
 def compressed(model: nn.Module, inputs: torch.Tensor, seed: int) -> Graph:
-    """Traced, some layers pruned to a tenth or half, each at 2 to 8 bits; sometimes float."""
+    """Traced, some layers pruned, each at 2 to 8 bits, int8 or int16; sometimes float."""
     graph, choice = trace(model, tuple(inputs.shape[1:])), random.Random(seed)
     if seed % 8 == 0:
         return graph
@@ -75,7 +76,8 @@ def compressed(model: nn.Module, inputs: torch.Tensor, seed: int) -> Graph:
     densities = {name: choice.choice((0.1, 0.3, 0.5)) for name in names if choice.random() < 0.3}
     graph = replace(graph, ops=tuple(pruned(op, densities) for op in graph.ops))
     bits = {name: choice.choice((2, 3, 4, 5, 8, 8)) for name in names}
-    return quantize(graph, execute.observe(graph, inputs), bits, densities)
+    activations: DType = choice.choice(("int8", "int16"))
+    return quantize(graph, execute.observe(graph, inputs), bits, densities, activations)
 
 
 def check(graph: Graph, inputs: torch.Tensor, host: Host, made: Sources, rounding: str) -> None:
@@ -160,7 +162,9 @@ class Signal(nn.Module):
 FIXED = {"shapes": (Shapes, (4, 3, 9, 8)), "signal": (Signal, (4, 2, 40))}
 
 
-def fixed(name: str, bits: int, density: float) -> tuple[Graph, torch.Tensor]:
+def fixed(
+    name: str, bits: int, density: float, activations: DType = "int8"
+) -> tuple[Graph, torch.Tensor]:
     """A network of FIXED with all layers at these bits and this density."""
     kind, shape = FIXED[name]
     inputs = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
@@ -172,17 +176,19 @@ def fixed(name: str, bits: int, density: float) -> tuple[Graph, torch.Tensor]:
     if bits == 32:
         return graph, inputs
     names = [op.name for op in graph.weighted]
-    return quantize(
-        graph, execute.observe(graph, inputs), dict.fromkeys(names, bits), densities
-    ), inputs
+    ranges = execute.observe(graph, inputs)
+    return quantize(graph, ranges, dict.fromkeys(names, bits), densities, activations), inputs
 
 
+@pytest.mark.parametrize("activations", ["int8", "int16"])
 @pytest.mark.parametrize("name", FIXED)
-def test_every_geometry_layout_contract_and_backend(name: str, tmp_path: Path) -> None:
+def test_every_geometry_layout_contract_and_backend(
+    name: str, activations: DType, tmp_path: Path
+) -> None:
     ready: list[tuple[Graph, torch.Tensor, Sources, Rounding]] = []
-    for bits in (2, 3, 4, 6, 8, 32):
+    for bits in (2, 3, 4, 6, 8, 32)[: 6 if activations == "int8" else 5]:
         for density in (1.0, 0.2):
-            graph, inputs = fixed(name, bits, density)
+            graph, inputs = fixed(name, bits, density, activations)
             for backend in BACKENDS:
                 for rounding in ROUNDINGS:
                     made = emit(graph, f"net{len(ready)}", backend, rounding)
@@ -192,20 +198,49 @@ def test_every_geometry_layout_contract_and_backend(name: str, tmp_path: Path) -
         check(graph, inputs, host, made, rounding)
 
 
-def small(bits: int = 8) -> tuple[Graph, torch.Tensor]:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_int16_sums_past_32_bits_take_kernels_of_64(backend: str, tmp_path: Path) -> None:
+    """One large bias a layer is enough: the kernel is chosen for what a sum may reach."""
+    ready: list[tuple[Graph, torch.Tensor, Sources, Rounding]] = []
+    for name, bits, density in (("shapes", 8, 1.0), ("shapes", 2, 0.2), ("signal", 4, 1.0)):
+        graph, inputs = fixed(name, bits, density, "int16")
+        graph = replace(graph, ops=tuple(map(with_a_large_bias, graph.ops)))
+        for rounding in ROUNDINGS:
+            made = emit(graph, f"net{len(ready)}", backend, rounding)
+            assert made.source.count("_a16_wide") > len(graph.weighted)
+            ready.append((graph, inputs, made, rounding))
+    host = Host.load(compiled(tmp_path, [made for _, _, made, _ in ready]))
+    for graph, inputs, made, rounding in ready:
+        check(graph, inputs, host, made, rounding)
+
+
+def with_a_large_bias(op: Op) -> Op:
+    if not isinstance(op, Conv2D | FullyConnected):
+        return op
+    assert op.bias is not None
+    bias = op.bias.copy()
+    bias[0] = 2**31 - 1
+    return replace(op, bias=bias)
+
+
+def small(bits: int = 8, activations: DType = "int8") -> tuple[Graph, torch.Tensor]:
     """A residual network with most operators."""
     blocks = (("depthwise", 4, "relu"), ("residual", 4, "hardswish"), ("gate", 4, "none"))
     model, inputs = network(Recipe(5, 2, (5, 6), blocks, "average", True))
     graph = trace(model, (2, 5, 6))
-    names = [op.name for op in graph.weighted]
-    return quantize(graph, execute.observe(graph, inputs), dict.fromkeys(names, bits)), inputs
+    widths = dict.fromkeys((op.name for op in graph.weighted), bits)
+    return quantize(graph, execute.observe(graph, inputs), widths, None, activations), inputs
 
 
+@pytest.mark.parametrize("activations", ["int8", "int16"])
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_factors_of_one_and_more_shift_left(rounding: Rounding, tmp_path: Path) -> None:
-    graph, inputs = small()
+def test_factors_of_one_and_more_shift_left(
+    rounding: Rounding, activations: DType, tmp_path: Path
+) -> None:
+    graph, inputs = small(8, activations)
+    finer, zero = (4096, 3) if activations == "int8" else (2**18, 0)
     fine = {
-        name: replace(tensor, scale=(tensor.scale or 1.0) / 4096, zero_point=3)
+        name: replace(tensor, scale=(tensor.scale or 1.0) / finer, zero_point=zero)
         if name == graph.ops[0].output
         else tensor
         for name, tensor in graph.tensors.items()
@@ -233,22 +268,28 @@ def test_the_backends_of_one_graph_agree_with_the_memory_plan() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("density", [1.0, 0.2])
 @pytest.mark.parametrize(
-    ("name", "bits"),
-    [(name, bits) for name in (*FIXED, "small") for bits in (2, 4, 8, 32)][:-1],
+    ("name", "bits", "activations"),
+    [
+        *((name, bits, "int8") for name in (*FIXED, "small") for bits in (2, 4, 8)),
+        *((name, 4, "int16") for name in (*FIXED, "small")),
+        *((name, 32, "float32") for name in FIXED),
+    ],
     ids=str,
 )
 def test_constants_weigh_what_the_model_counts(
-    name: str, bits: int, density: float, backend: str, tmp_path: Path
+    name: str, bits: int, activations: DType, density: float, backend: str, tmp_path: Path
 ) -> None:
-    graph = small(bits)[0] if name == "small" else fixed(name, bits, density)[0]
+    chosen = small(bits, activations) if name == "small" else None
+    graph, _ = chosen or fixed(name, bits, density, activations)
     (path,) = write(tmp_path, [emit(graph, backend=backend)])
     # Without optimization: a table of one element would be folded into the code.
     command(*WARNINGS, "-c", "-O0", path, "-o", tmp_path / "o.o")
     library = find_backend(backend)
     expected = sum(sum(library.constants(op).values()) for op in graph.weighted)
-    expected += sum(library.tables(op) for op in graph.ops)
+    expected += sum(library.tables(graph, op) for op in graph.ops)
     listed = symbols(tmp_path / "o.o")
-    assert sum(size for name, size in listed.items() if name.startswith("op_")) == expected
+    counted = ("op_", "shape")  # constants, and the record of geometry in each function
+    assert sum(size for name, size in listed.items() if name.startswith(counted)) == expected
 
 
 def symbols(path: Path) -> dict[str, int]:
@@ -285,6 +326,8 @@ def test_the_object_needs_nothing_and_keeps_no_state(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_clang_has_nothing_to_say(backend: str, tmp_path: Path) -> None:
     graphs = [small(4)[0], fixed("shapes", 8, 1.0)[0], fixed("signal", 32, 0.2)[0]]
+    graphs += [small(4, "int16")[0], fixed("shapes", 8, 1.0, "int16")[0]]
+    graphs.append(replace(graphs[-1], ops=tuple(map(with_a_large_bias, graphs[-1].ops))))
     made = [emit(graph, f"net{i}", backend) for i, graph in enumerate(graphs)]
     for path in write(tmp_path, made):
         words = [sys.executable, "-m", "ziglang", "cc", *WARNINGS, "-O1", "-c", path.name]
@@ -295,17 +338,16 @@ def test_clang_has_nothing_to_say(backend: str, tmp_path: Path) -> None:
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     made: list[Sources] = []
     checks: list[str] = []
-    for bits in (2, 4, 8):
-        for density in (1.0, 0.2):
-            for backend in BACKENDS:
-                graph, inputs = fixed("shapes", bits, density)
-                one = emit(graph, f"net{len(made)}", backend, ROUNDINGS[bits % 3 % 2])
-                made.append(one)
-                checks.append(main_check(one, graph, inputs[:2], ROUNDINGS[bits % 3 % 2]))
-    for backend in BACKENDS:
-        graph, inputs = small()
-        made.append(emit(graph, f"net{len(made)}", backend))
-        checks.append(main_check(made[-1], graph, inputs[:2], "double"))
+    kinds: tuple[DType, ...] = ("int8", "int16")
+    ready = [
+        (*fixed("shapes", bits, density, kind), backend, ROUNDINGS[bits % 3 % 2])
+        for bits, density, backend, kind in product((2, 4, 8), (1.0, 0.2), BACKENDS, kinds)
+    ]
+    for backend, kind in product(BACKENDS, kinds):
+        ready.append((*small(8, kind), backend, "double"))
+    for graph, inputs, backend, rounding in ready:
+        made.append(emit(graph, f"net{len(made)}", backend, rounding))
+        checks.append(main_check(made[-1], graph, inputs[:2], rounding))
     includes = "".join(f'#include "{one.name}.h"\n' for one in made)
     text = f"{includes}\nint main(void)\n{{\n{''.join(checks)}    return 0;\n}}\n"
     (tmp_path / "main.c").write_text(text, encoding="utf-8")
@@ -318,15 +360,16 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
 def main_check(made: Sources, graph: Graph, inputs: torch.Tensor, rounding: Rounding) -> str:
     """C that runs a network on an arena of exactly its size and compares every byte."""
     name, expected = made.name, execute.run(graph, inputs, rounding).numpy().reshape(2, -1)
+    element = graph.tensors[graph.input].dtype
     lines = [f"    static int32_t arena[({name.upper()}_ARENA_BYTES + 3) / 4];"]
     for entry, result in zip(entries(graph, inputs).reshape(2, -1), expected, strict=True):
         for kind, values in (("in", entry), ("out", result)):
             text = ", ".join(str(int(value)) for value in values)
-            lines.append(f"    {{ static const int8_t {kind}[] = {{{text}}};")
-        lines.append(f"    for (int i = 0; i < {name.upper()}_INPUT_BYTES; i++)")
+            lines.append(f"    {{ static const {element}_t {kind}[] = {{{text}}};")
+        lines.append(f"    for (int i = 0; i < {entry.size}; i++)")
         lines.append(f"        {name}_input(arena)[i] = in[i];")
         lines.append(f"    {name}_run(arena);")
-        lines.append(f"    for (int i = 0; i < {name.upper()}_OUTPUT_BYTES; i++)")
+        lines.append(f"    for (int i = 0; i < {result.size}; i++)")
         lines.append(f"        if ({name}_output(arena)[i] != out[i]) return 1; }} }}")
     return "    {\n" + "\n".join(lines) + "\n    }\n"
 
@@ -340,15 +383,17 @@ def test_the_stack_is_small(tmp_path: Path) -> None:
     assert max(int(size) for _, size, _ in frames) <= 512
 
 
+@pytest.mark.parametrize("activations", ["int8", "int16"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_c_is_that_of_the_golden_file(backend: str) -> None:
+def test_the_c_is_that_of_the_golden_file(backend: str, activations: DType) -> None:
     blocks = (("residual", 2, "relu"),)
     model, inputs = network(Recipe(1, 1, (4, 4), blocks, "average", False))
     graph = trace(model, (1, 4, 4))
     bits = {op.name: 4 for op in graph.weighted}
-    made = emit(quantize(graph, execute.observe(graph, inputs), bits), "tiny", backend)
+    graph = quantize(graph, execute.observe(graph, inputs), bits, None, activations)
+    made, ending = emit(graph, "tiny", backend), "" if activations == "int8" else "_int16"
     for suffix, text in ((".h", made.header), (".c", made.source)):
-        file = GOLDEN / f"tiny_{backend.replace('-', '_')}{suffix}"
+        file = GOLDEN / f"tiny_{backend.replace('-', '_')}{ending}{suffix}"
         if os.environ.get("DSE_RENEW_GOLDEN"):
             file.write_text(text, encoding="utf-8")
         assert text == file.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from dse.firmware.cpu import CPUS
 from dse.firmware.emit import emit
 from dse.firmware.emulate import Emulation, emulate, qemu_version
 from dse.graph import execute
-from dse.graph.ir import Graph
+from dse.graph.ir import DType, Graph
 from dse.graph.numerics import Rounding
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
@@ -49,21 +49,16 @@ class Ready:
 
     @property
     def entries(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
-        tensor = self.graph.tensors[self.graph.input]
-        integer = self.graph.integer
-        values = execute.quantize_input(tensor, self.inputs) if integer else self.inputs
-        moved = values.movedim(1, -1) if values.dim() > 2 else values
-        array = np.ascontiguousarray(moved.numpy().astype(np.int8 if integer else np.float32))
-        return array.reshape(len(array), -1).view(np.int8)
+        return execute.input_bytes(self.graph, self.inputs)
 
 
-def ready(recipe: Recipe, bits: int) -> Ready:
+def ready(recipe: Recipe, bits: int, activations: DType = "int8") -> Ready:
     """The graph of a recipe with all layers at these bits; 32 leaves it in float."""
     model, inputs = network(recipe)
     graph = trace(model, recipe.shape)
     if bits != 32:
-        names = [op.name for op in graph.weighted]
-        graph = quantize(graph, execute.observe(graph, inputs), dict.fromkeys(names, bits))
+        widths = {op.name: bits for op in graph.weighted}
+        graph = quantize(graph, execute.observe(graph, inputs), widths, None, activations)
     return Ready(graph, inputs)
 
 
@@ -73,23 +68,30 @@ def check(
     image = build(emit(case.graph, "net", backend, rounding), core, compiler, folder=folder)
     result = emulate(image, case.entries)
     expected = execute.run(case.graph, case.inputs, rounding).numpy()
+    found = result.outputs.view(case.graph.tensors[case.graph.output].dtype)
     if case.graph.integer:
-        np.testing.assert_array_equal(result.outputs, expected.reshape(result.outputs.shape))
+        np.testing.assert_array_equal(found, expected.reshape(found.shape))
     else:
-        found = np.ascontiguousarray(result.outputs).view(np.float32)
         np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-4, atol=1e-5)
     return image, result
 
 
 @pytest.mark.parametrize("compiler", sorted(compilers()))
 @pytest.mark.parametrize(
-    ("core", "backend"),
-    [("cortex-m0plus", "native"), ("cortex-m4", "native-dsp"), ("cortex-m33", "native")],
+    ("core", "backend", "activations"),
+    [
+        ("cortex-m0plus", "native", "int8"),
+        ("cortex-m4", "native-dsp", "int8"),
+        ("cortex-m33", "native", "int8"),
+        ("cortex-m0plus", "native", "int16"),
+        ("cortex-m4", "native-dsp", "int16"),
+    ],
 )
 def test_a_network_of_most_operators(
-    core: str, backend: str, compiler: str, tmp_path: Path
+    core: str, backend: str, activations: DType, compiler: str, tmp_path: Path
 ) -> None:
-    image, result = check(ready(MOST, 4), core, compiler, backend, "double", tmp_path)
+    made = ready(MOST, 4, activations)
+    image, result = check(made, core, compiler, backend, "double", tmp_path)
     *operators, rest = result.operators
     assert [one.name for one in operators] == list(image.operators)
     assert all(one.instructions > 0 for one in operators)
@@ -102,10 +104,15 @@ def test_a_network_of_most_operators(
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", sorted(compilers()))
 @pytest.mark.parametrize("core", CPUS)
-@pytest.mark.parametrize("bits", [2, 8, 32])
-def test_every_core_and_compiler(bits: int, core: str, compiler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bits", "activations"), [(2, "int8"), (8, "int8"), (8, "int16"), (32, "float32")]
+)
+def test_every_core_and_compiler(
+    bits: int, activations: DType, core: str, compiler: str, tmp_path: Path
+) -> None:
     if CPUS[core].unicorn is None and qemu_version() is None:
         pytest.skip("qemu-system-arm is not installed")
     backends = ["native"] if core in ("cortex-m0plus", "cortex-m3") else ["native", "native-dsp"]
     for backend in backends:
-        check(ready(MOST, bits), core, compiler, backend, "double", tmp_path / backend)
+        made = ready(MOST, bits, activations)
+        check(made, core, compiler, backend, "double", tmp_path / backend)

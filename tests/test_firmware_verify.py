@@ -22,7 +22,7 @@ from dse.firmware.build import build, compilers
 from dse.firmware.emit import Sources, emit
 from dse.firmware.verify import Comparison, Verification, verify
 from dse.graph import execute
-from dse.graph.ir import Graph, WeightedOp
+from dse.graph.ir import DType, Graph, WeightedOp
 from dse.graph.numerics import ROUNDINGS, Rounding
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
@@ -42,15 +42,17 @@ RECIPE = Recipe(5, 2, (6, 6), (("conv", 6, "relu"), ("residual", 4, "none")), "f
 M4 = "nucleo_f446re/native/180MHz"
 
 
-def sample(bits: int = 8, seed: int = RECIPE.seed) -> tuple[Graph, torch.Tensor]:
+def sample(
+    bits: int = 8, seed: int = RECIPE.seed, activations: DType = "int8"
+) -> tuple[Graph, torch.Tensor]:
     """A small network (32: float) and 30 inputs for it."""
     recipe = replace(RECIPE, seed=seed)
     model, _ = network(recipe)
     inputs = torch.randn(30, *recipe.shape, generator=torch.Generator().manual_seed(1))
     graph = trace(model, recipe.shape, "small")
     if bits != 32:
-        names = [op.name for op in graph.weighted]
-        graph = quantize(graph, execute.observe(graph, inputs), dict.fromkeys(names, bits))
+        widths = {op.name: bits for op in graph.weighted}
+        graph = quantize(graph, execute.observe(graph, inputs), widths, None, activations)
     return graph, inputs
 
 
@@ -71,9 +73,19 @@ def with_a_changed_weight(graph: Graph) -> Graph:
 
 @needs_firmware
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-@pytest.mark.parametrize("target", [M4, "nucleo_f446re/native-dsp", "rpi_pico/native"])
-def test_a_design_is_exact_and_has_every_figure(target: str, rounding: Rounding) -> None:
-    graph, inputs = sample(4)
+@pytest.mark.parametrize(
+    ("target", "activations"),
+    [
+        (M4, "int8"),
+        ("nucleo_f446re/native-dsp", "int8"),
+        ("rpi_pico/native", "int8"),
+        ("nucleo_f446re/native-dsp", "int16"),
+    ],
+)
+def test_a_design_is_exact_and_has_every_figure(
+    target: str, activations: DType, rounding: Rounding
+) -> None:
+    graph, inputs = sample(4, activations=activations)
     where = parse_target(target)
     found = verify(graph, where, rounding, inputs)
     assert found.exact
@@ -107,7 +119,7 @@ def test_flash_is_that_of_the_image_and_ram_holds_arena_and_stack(tmp_path: Path
     where = parse_target(M4)
     found = verify(graph, where, "double", inputs[:1])
     sources = emit(graph, "network", "native", "double")
-    image = build(sources, where.board.core.name, folder=tmp_path)
+    image = build(sources, where.board.core.name, found.compiler.split()[0], folder=tmp_path)
     assert figures(found)["flash"] == image.flash_bytes
     assert found.stack_bytes is not None
     assert figures(found)["ram"] == image.ram_bytes + found.stack_bytes
@@ -204,7 +216,8 @@ def test_an_unknown_compiler_or_optimization_is_named(option: str, value: str, s
 
 
 def test_without_a_compiler_the_install_line_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dse.firmware.build.compilers", dict)
+    for module in ("build", "verify"):
+        monkeypatch.setattr(f"dse.firmware.{module}.compilers", dict)
     text = refused(parse_target(M4))
     assert "no cross compiler" in text
     assert "pip install 'dse[firmware]'" in text

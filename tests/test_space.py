@@ -85,7 +85,7 @@ def spaces(draw: st.DrawFn) -> Space:
     quantization = {
         "granularity": draw(st.sampled_from(GRANULARITIES)),
         "weight_bits": some([2, 4, 5, 8]),
-        "precision": some(["int8", "float32"]),
+        "precision": some(["int8", "int16", "float32"]),
         "skip": draw(st.sampled_from([[], ["conv1"]])),
     }
     return problem(

@@ -60,7 +60,7 @@ STUDIES = st.fixed_dictionaries(
                     optional={
                         "granularity": GRANULARITY,
                         "weight_bits": some([2, 3, 8]),
-                        "precision": some(["int8", "float32"]),
+                        "precision": some(["int8", "int16", "float32"]),
                         "skip": SKIP,
                     },
                 ),

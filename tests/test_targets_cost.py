@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dse.errors import TargetError
 from dse.graph.ir import Conv2D, FullyConnected, Graph, without_values
 from dse.targets import (
     Target,
@@ -28,7 +27,11 @@ from dse.trial import COST_METRICS
 from tests.test_targets_board import GOOD
 from tests.test_targets_networks import chain, digits, graphs
 
-TARGETS = targets_for()[0]
+TARGETS = [
+    target
+    for target in targets_for()[0]
+    if target.backend.cycles(target.board) and target.board.active_power_w(target.clock_hz)
+]
 some_target = st.sampled_from(TARGETS)
 widths = st.tuples(*[st.integers(1, 8)] * 3).map(lambda c: tuple(4 * n for n in c))
 
@@ -85,10 +88,14 @@ def test_cost_before_training_is_the_cost_of_the_trained_graph(
 def test_more_channels_never_cost_less(
     channels: tuple[int, int, int], which: int, target: Target, bits: int
 ) -> None:
-    """In steps of four channels, in which every kernel works."""
+    """In steps of four channels, in which every kernel works.
+
+    The greedy planner of TensorFlow Lite Micro may place a wider network in fewer bytes.
+    """
     wider = tuple(c + 4 * (i == which) for i, c in enumerate(channels))
     small, large = cost(chain(channels, bits), target), cost(chain(wider, bits), target)
-    for name in COST_METRICS:
+    greedy = target.backend.name in ("tflm", "tflm-reference")
+    for name in (name for name in COST_METRICS if not (greedy and name == "ram")):
         before, after = small.value(name), large.value(name)
         assert before is not None
         assert after is not None
@@ -107,20 +114,21 @@ def test_wider_weights_never_take_less_flash(
 
 
 @given(widths, some_target)
-def test_element_wise_sparsity_never_changes_ram(
+def test_element_wise_sparsity_never_changes_the_arena(
     channels: tuple[int, int, int], target: Target
 ) -> None:
     dense, thin = (cost(chain(channels, 8, density), target) for density in (1.0, 0.2))
-    assert dense.value("ram") == thin.value("ram")
-    sparse = target.backend.name != "cmsis-nn"
+    assert dense.ram_parts["arena"] == thin.ram_parts["arena"]
+    sparse = target.backend.name in ("native", "native-dsp", "native-mve")
     assert (sum(op.flash_bytes for op in thin.operators) < sum(
         op.flash_bytes for op in dense.operators)) == sparse  # fmt: skip
 
 
-def test_fewer_bits_save_flash_and_cost_latency_on_our_kernels() -> None:
-    target = parse_target("nucleo_f446re/native")
+def test_fewer_bits_save_constants_and_cost_latency_on_our_kernels() -> None:
+    target = parse_target("rpi_pico/native")
     byte, nibble = cost(digits(), target), cost(digits((4,) * 5), target)
-    assert (nibble.value("flash") or 0) < 0.7 * (byte.value("flash") or 0)
+    assert nibble.flash_parts["weights"] < 0.55 * byte.flash_parts["weights"]
+    assert (nibble.value("flash") or 0) < (byte.value("flash") or 0)
     assert (nibble.value("latency") or 0) > (byte.value("latency") or 0)
 
 
@@ -132,28 +140,23 @@ def test_a_clock_changes_latency_and_nothing_in_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bits", "constants", "text"),
+    ("bits", "constants"),
     [
-        ((8, 8, 8, 8, 8), 7146, 1544),
-        ((8, 8, 8, 4, 4), 4074, 1992),
-        ((4, 4, 4, 4, 4), 3914, 1672),
-        ((8, 8, 4, 2, 4), 2682, 2092),
+        ((8, 8, 8, 8, 8), 7146),
+        ((8, 8, 8, 4, 4), 4074),
+        ((4, 4, 4, 4, 4), 3914),
+        ((8, 8, 4, 2, 4), 2682),
     ],
 )
-def test_native_flash_and_arena_are_those_of_the_image_that_was_built(
-    bits: tuple[int, ...], constants: int, text: int
-) -> None:
-    """Digits CNN on Cortex-M4 -O2 (backends notes, section 2); all-4-bit: 8 B more, as rows start
-    on a byte."""
+def test_native_constants_are_counted(bits: tuple[int, ...], constants: int) -> None:
+    """Digits CNN: packed rows, a bias of 4 B and 5 B of requantization a channel; the records of
+    geometry come on top. Whole images are held in tests/test_targets_native_built.py."""
     found = cost(digits(bits), parse_target("nucleo_f446re/native"))
-    assert sum(op.flash_bytes for op in found.operators) == constants
-    code = found.flash_parts["code"] + found.flash_parts["runtime"]
-    assert code == pytest.approx(text, rel=0.08)
+    parts = found.flash_parts
+    assert parts["weights"] + parts["biases"] + parts["requantization"] == constants
+    windows = sum(op.kind in ("conv2d", "fully_connected", "pool2d") for op in found.operators)
+    assert parts["tables"] == 36 * windows
     assert found.ram_parts["arena"] == 2048
-    flash = found.metrics["flash"]
-    assert flash.low is not None
-    assert flash.high is not None
-    assert flash.low <= constants + text <= flash.high
 
 
 def measured(board: str, runtime: str) -> dict[str, tuple[float, float]]:
@@ -206,13 +209,17 @@ def test_without_a_cycle_table_latency_is_unavailable(tmp_path: Path) -> None:
     assert found.operators[0].cycles is None
 
 
-def test_floats_without_a_unit_are_refused_where_nobody_counted_them(tmp_path: Path) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text(GOOD.replace("cortex-m4f", "cortex-m4"))
-    target = parse_target("mine/native", {"mine": read_board(file)})
-    assert cost(digits(), target).value("latency")
-    with pytest.raises(TargetError, match="Float32 needs a floating-point unit"):
-        cost(chain((4, 4, 4), dtype="float32"), target)
+def test_floats_without_a_unit_take_longer(tmp_path: Path) -> None:
+    found = []
+    for core in ("cortex-m4", "cortex-m4f"):
+        file = tmp_path / "mine.toml"
+        file.write_text(GOOD.replace("cortex-m4f", core))
+        target = parse_target("mine/native", {"mine": read_board(file)})
+        found.append(cost(chain((4, 4, 4), dtype="float32"), target).value("latency"))
+    soft, hard = found
+    assert soft is not None
+    assert hard is not None
+    assert soft > 2 * hard
 
 
 def test_limits_are_the_boards_less_the_reserved(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ import torch
 from dse.errors import DseError
 from dse.firmware.emit import BACKENDS, BOARD, Sources
 from dse.graph.archive import from_bytes
-from dse.graph.execute import quantize_input, run
+from dse.graph.execute import input_bytes, run
 from dse.graph.ir import Array, Graph, Tensor
-from dse.graph.numerics import Rounding
+from dse.graph.numerics import INTEGER_LIMITS, Rounding
 from dse.graph.plan import MemoryPlan
 from dse.rows import StudyRecord
 from dse.targets import find_backend, load_boards
@@ -72,12 +72,14 @@ class Vectors:
         tensor = graph.tensors[graph.input]
         batch = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
         outputs = run(graph, batch, rounding).numpy()
-        values = (quantize_input(tensor, batch) if graph.integer else batch).numpy()
+        values = input_bytes(graph, batch).view(tensor.dtype)
         known = np.full(len(inputs), -1) if labels is None else np.asarray(labels)
         tolerance = 0.0
         if not graph.integer:
             tolerance = FLOAT_TOLERANCE * max(1.0, float(np.abs(outputs).max()))
-        return cls(_as_rows(values, tensor), _as_rows(outputs, None), known, tolerance)
+        if outputs.ndim == 4:
+            outputs = outputs.transpose(0, 2, 3, 1)
+        return cls(values, outputs.reshape(len(outputs), -1), known, tolerance)
 
 
 def emitted_backend(trial: Trial) -> str:
@@ -118,7 +120,7 @@ def write_bundle(
     texts = {
         f"{sources.name}.h": sources.header,
         f"{sources.name}.c": sources.source,
-        VECTORS: _vectors_header(sources.name, graph.integer, vectors),
+        VECTORS: _vectors_header(sources.name, graph, vectors),
         **{name: _filled(name, facts) for name in TEMPLATES},
     }
     texts[MANIFEST] = _manifest(trial, record, sources.name, digest, rounding, vectors, texts)
@@ -176,22 +178,17 @@ def _filled(name: str, facts: Mapping[str, Any]) -> str:
     return _Template(text).substitute(facts)
 
 
-def _as_rows(values: Array, tensor: Tensor | None) -> Array:
-    """(N, elements) in the graph's order: rows of pixels of channels for (N, C, H, W)."""
-    if tensor is not None and len(tensor.shape) == 3:
-        height, width, channels = tensor.shape
-        values = values.reshape(-1, channels, height, width)
-    if values.ndim == 4:
-        values = values.transpose(0, 2, 3, 1)
-    return values.reshape(len(values), -1)
-
-
 # --- texts --------------------------------------------------------------------------------------
 
 
-def _vectors_header(name: str, integer: bool, vectors: Vectors) -> str:
+def _element(graph: Graph) -> str:
+    """C type of input and output."""
+    return f"{graph.tensors[graph.input].dtype}_t" if graph.integer else "float"
+
+
+def _vectors_header(name: str, graph: Graph, vectors: Vectors) -> str:
+    integer = graph.integer
     count, inputs, outputs = (*vectors.inputs.shape, vectors.outputs.shape[1])
-    element = "int8_t" if integer else "float"
     guard = f"{name.upper()}_TEST_VECTORS_H"
     lines = [
         f"#ifndef {guard}",
@@ -203,7 +200,7 @@ def _vectors_header(name: str, integer: bool, vectors: Vectors) -> str:
         f"#define VECTOR_OUTPUTS {outputs}u",
         f"#define VECTOR_TOLERANCE {vectors.tolerance!r}",
         "",
-        f"typedef {element} vector_element;",
+        f"typedef {_element(graph)} vector_element;",
         "",
         f"static const vector_element vector_inputs[{count}][{inputs}] = {{",
         *_rows(vectors.inputs, integer),
@@ -261,7 +258,7 @@ def _facts(
         "parameters": graph.parameters,
         "macs": graph.macs,
         "candidate_key": trial.candidate_key,
-        "element": "int8_t" if graph.integer else "float",
+        "element": _element(graph),
         "inputs": entry.elements,
         "outputs": result.elements,
         "input_shape": _shape(entry),
@@ -328,8 +325,9 @@ def _preprocessing(entry: Tensor) -> str:
     )
     if entry.scale is None:
         return text
+    low, high = INTEGER_LIMITS[entry.dtype]
     zero = f"{entry.zero_point:+d}".replace("+", "+ ").replace("-", "- ")
-    text += f"\nWrite `q = clip(round(x / {entry.scale!r}) {zero}, -128, 127)`, halves to even."
+    text += f"\nWrite `q = clip(round(x / {entry.scale!r}) {zero}, {low}, {high})`, halves to even."
     if (entry.scale, entry.zero_point) == (float(np.float32(1 / 255)), -128):
         text += "\nWith `x = pixel / 255` that is `q = pixel - 128`."
     return text

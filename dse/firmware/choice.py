@@ -1,77 +1,35 @@
-"""Which kernel runs an integer layer with weights, and how that kernel wants them to lie."""
+"""How the kernel that `targets.native_kernels` chose wants the weights of a layer to lie."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from dse.firmware.constants import ACCUMULATOR_LIMIT, dense_rows, rows_of
-from dse.graph.ir import Array, Conv2D, FullyConnected, WeightedOp
-from dse.targets.cycles import kernel_class
-from dse.targets.encoding import Encoding
+from dse.firmware.constants import dense_rows, rows_of
+from dse.graph.ir import Array, WeightedOp
+from dse.targets.native_kernels import Choice, choose
 
-# Depthwise kernels work on four channels at a time; fewer take the general kernel.
-LANES = 4
-# The DSP kernels multiply narrow weights by the place they have in their byte.
-PLACE = {8: 1, 4: 16, 2: 64}
+__all__ = ["Choice", "choose", "grouped", "stored"]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A kernel's file, the container bits of its weights, and what it expects.
+def stored(op: WeightedOp, choice: Choice, dtype: str = "int8") -> bytes:
+    """The dense weights as the kernel reads them: rows packed, or (H, W, O) for 8-bit depthwise.
 
-    `folded`: the bias has taken in the input's zero point. `value` is the C type of what a DSP
-    block multiplies, empty for kernels without one.
+    `dtype` is that of the activations.
     """
-
-    file: str
-    bits: int
-    folded: bool = False
-    value: str = ""
-
-    @property
-    def function(self) -> str:
-        """The C function."""
-        return self.file if self.file == "dsp_depthwise" else f"{self.file}_w{self.bits}"
-
-    @property
-    def scratch(self) -> bool:
-        """Whether it copies columns into scratch."""
-        return self.file == "dsp_conv"
-
-
-def choose(op: WeightedOp, encoding: Encoding, bound: int, dsp: bool) -> Choice:
-    """The kernel of an integer layer; `bound` is the largest accumulator, `dsp` the variant."""
-    bits = encoding.container_bits
-    if encoding.layout == "sparse":
-        return Choice("sparse", bits)
-    if isinstance(op, Conv2D) and op.depthwise:
-        if op.weight.shape[0] != op.groups or op.groups < LANES:
-            return Choice("depthwise_any", bits)
-        words = dsp and bits == 8 and op.dilation == (1, 1)
-        return Choice("dsp_depthwise" if words else "depthwise", bits)
-    if not dsp or bound * PLACE[bits] >= ACCUMULATOR_LIMIT:
-        return Choice("conv", bits, folded=True)
-    if isinstance(op, FullyConnected):
-        return Choice("dsp_vector", bits, folded=True)
-    if kernel_class(op) == "pointwise":
-        return Choice("dsp_pointwise", bits, folded=True, value="int8_t")
-    return Choice("dsp_conv", bits, value="int16_t")
-
-
-def stored(op: WeightedOp, choice: Choice) -> bytes:
-    """The dense weights as the kernel reads them: rows packed, or (H, W, O) for 8-bit depthwise."""
     rows = rows_of(op)
-    if choice.file in ("depthwise", "dsp_depthwise") and choice.bits == 8:
+    if choice.file in ("depthwise", "dsp_depthwise", "mve_depthwise") and choice.bits == 8:
         return rows.T.astype(np.int8).tobytes()
     if choice.file.startswith("dsp_"):
-        rows = grouped(rows, choice.bits, column=choice.scratch)
+        column = choice.scratch and dtype == "int8"
+        rows = grouped(rows, choice.bits, column, paired=dtype == "int16")
     return dense_rows(rows, choice.bits)
 
 
-def grouped(rows: Array, bits: int, column: bool) -> Array:
+def grouped(rows: Array, bits: int, column: bool, paired: bool = False) -> Array:
     """Rows in the order of the DSP kernels: words of 32 / bits weights, four to a place of a byte.
+
+    `paired`: the even bytes of a word hold its first and second weight of four, as int16
+    activations lie; otherwise the first and third.
 
     What is left of a row follows in its own order, or in that of a column (first, third, second,
     fourth of each whole four).
@@ -79,6 +37,7 @@ def grouped(rows: Array, bits: int, column: bool) -> Array:
     size = 32 // bits
     whole = rows.shape[1] // size * size
     words = rows[:, :whole].reshape(len(rows), -1, size // 4, 4)
+    words = words[:, :, :, [0, 2, 1, 3]] if paired else words
     rest = rows[:, whole:]
     if column:
         fours = rest.shape[1] // 4 * 4

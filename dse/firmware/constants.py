@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from dse.errors import GraphError
 from dse.graph.ir import Array, Tensor, WeightedOp
-from dse.graph.numerics import quantize_multiplier
+from dse.graph.numerics import Rounding, quantize_multiplier, wide_multiplier
 
 Ints = npt.NDArray[np.int64]
-_PER_LINE = {"float": 6, "int32_t": 8, "uint32_t": 8, "uint16_t": 12}
-_BYTES = {"float": 4, "int32_t": 4, "uint32_t": 4, "uint16_t": 2}
+_PER_LINE = {"float": 6, "int32_t": 8, "uint32_t": 8, "uint16_t": 12, "int16_t": 12}
+_BYTES = {"float": 4, "int32_t": 4, "uint32_t": 4, "uint16_t": 2, "int16_t": 2}
 ACCUMULATOR_LIMIT = 2**31
 
 
@@ -127,11 +127,15 @@ def folded_biases(op: WeightedOp, source: Tensor) -> Ints:
 
 
 def accumulator_bound(op: WeightedOp, source: Tensor) -> int:
-    """The largest magnitude an accumulator may pass through; GraphError past 32 bits."""
+    """The largest magnitude an accumulator may pass through.
+
+    GraphError past 32 bits with int8 activations; int16 ones have kernels of 64 bits.
+    """
     sums = np.abs(rows_of(op).astype(np.int64)).sum(axis=1)
-    reach = 128 + abs(source.zero_point)
-    bound = int((np.abs(biases(op).astype(np.int64)) + 2 * reach * sums).max())
-    if bound >= ACCUMULATOR_LIMIT:
+    wide = source.dtype == "int16"
+    reach = 2**15 if wide else 2 * (128 + abs(source.zero_point))
+    bound = int((np.abs(biases(op).astype(np.int64)) + reach * sums).max())
+    if not wide and bound >= ACCUMULATOR_LIMIT:
         raise GraphError(
             f"layer '{op.name}' may accumulate up to {bound}; 32-bit accumulators hold less than "
             f"{ACCUMULATOR_LIMIT}: use a larger input scale or fewer inputs"
@@ -139,11 +143,15 @@ def accumulator_bound(op: WeightedOp, source: Tensor) -> int:
     return bound
 
 
-def multipliers(op: WeightedOp, source: Tensor, target: Tensor) -> tuple[Ints, Ints]:
-    """(Q31 multiplier, right shift) of each output channel."""
+def multipliers(
+    op: WeightedOp, source: Tensor, target: Tensor, rounding: Rounding
+) -> tuple[Ints, Ints]:
+    """(Q31 multiplier, right shift) of each output channel; int16 outputs have a rule of theirs."""
     scales = op.weight.scales
     if scales is None or source.scale is None or target.scale is None:
         raise GraphError(f"layer '{op.name}' has no scales; quantize the graph first")
-    pairs = [quantize_multiplier(source.scale * float(s) / target.scale) for s in scales]
+    factors = [source.scale * float(s) / target.scale for s in scales]
+    wide = target.dtype == "int16"
+    pairs = [wide_multiplier(f, rounding) if wide else quantize_multiplier(f) for f in factors]
     multiplier, shift = np.array(pairs, dtype=np.int64).T
     return multiplier, -shift

@@ -21,11 +21,11 @@ from dse.targets.backend import find_backend, unsupported
 from dse.targets.board import load_boards
 from dse.targets.kernels import KernelLibrary
 
-# Emission needs a board's core only for what a backend supports; a Cortex-M4F supports the most.
-BOARD = "nucleo_f446re"
-BACKENDS = ("native", "native-dsp")
+# Emission needs a board's core only for what a backend supports; a Cortex-M55 supports the most.
+BOARD = "alif_e7_he"
+BACKENDS = ("native", "native-dsp", "native-mve")
 LINE = 100
-WRITTEN_FIRST = ("float", "int32_t", "uint32_t", "uint16_t", "uint8_t", "int8_t")
+WRITTEN_FIRST = ("float", "int32_t", "uint32_t", "uint16_t", "int16_t", "uint8_t", "int8_t")
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,15 @@ class Sources:
 
 
 def emit(
-    graph: Graph, name: str = "network", backend: str = "native", rounding: Rounding = "double"
+    graph: Graph,
+    name: str = "network",
+    backend: str = "native",
+    rounding: Rounding = "double",
+    plan: MemoryPlan | None = None,
 ) -> Sources:
     """The C of a graph with values, for a native backend and one rounding contract.
 
+    `plan` says where tensors lie; by default it is the backend's own.
     The input lies at `<name>_input(arena)`, quantized, rows of pixels of channels. Raises
     GraphError for a name that is no C identifier or a graph without values, TargetError for an
     unknown backend and for the first operator that has no kernel.
@@ -61,9 +66,9 @@ def emit(
     wrong = unsupported(library, graph, board)
     if wrong:
         raise TargetError(f"backend '{backend}' cannot run '{graph.name}': {wrong[0]}")
-    plan = library.memory_plan(graph, board)
+    plan = plan or library.memory_plan(graph, board)
     offsets = {tensor: b.offset for b in plan.buffers for tensor in b.tensors}
-    emission = Emission(graph, library, offsets)
+    emission = Emission(graph, library, offsets, rounding)
     bodies = _bodies(emission, plan, name)
     entry, result = graph.tensors[graph.input], graph.tensors[graph.output]
     sizes = (entry.size_bytes, result.size_bytes, plan.arena_bytes)
@@ -116,7 +121,7 @@ def _bodies(emission: Emission, plan: MemoryPlan, name: str) -> dict[str, Body]:
 
 def _header(name: str, element: str, sizes: tuple[int, int, int]) -> str:
     upper, guard = name.upper(), f"{name.upper()}_H"
-    what = "int8, already quantized" if element == "int8_t" else "float"
+    what = "float" if element == "float" else f"{element.removesuffix('_t')}, already quantized"
     return f"""\
 #ifndef {guard}
 #define {guard}
@@ -149,8 +154,7 @@ void {name}_run(void *arena);
 
 
 def _source(emission: Emission, name: str, rounding: Rounding, bodies: Mapping[str, Body]) -> str:
-    aliases = {"requantize": emission.requantization(rounding)}
-    kernels = assemble(emission.kernels, aliases)
+    kernels = assemble(emission.kernels, emission.aliases)
     about = f"{emission.graph.name}: backend {emission.backend.name}, {rounding} rounding"
     order = sorted(emission.tables, key=lambda table: WRITTEN_FIRST.index(table.ctype))
     parts = [
@@ -170,6 +174,15 @@ NO_INLINE = """\
 #define NO_INLINE __attribute__((noinline))
 #else
 #define NO_INLINE
+#endif
+
+/* One function for all its callers, not specialized to any: same bytes, same cycles. */
+#if defined(__clang__)
+#define KERNEL __attribute__((noinline, used)) static
+#elif defined(__GNUC__) && __GNUC__ >= 8
+#define KERNEL __attribute__((noipa)) static
+#else
+#define KERNEL static NO_INLINE
 #endif
 """
 

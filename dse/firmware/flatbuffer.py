@@ -17,7 +17,7 @@ FILE_IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
 BUFFER_ALIGNMENT = 16  # schema.fbs: force_align of Buffer.data
 
-TYPES: Mapping[str, str] = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32"}
+TYPES: Mapping[str, str] = {"float32": "FLOAT32", "int8": "INT8", "int16": "INT16"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Writer:
     def __init__(self, graph: Graph, schema: Any, builder: Any, int4: bool) -> None:
         self.graph, self.schema, self.builder, self.int4 = graph, schema, builder, int4
         self.integer = graph.integer
+        self.dtype = graph.tensors[graph.input].dtype
+        self.wide = self.dtype == "int16"
         self._buffers = [self.table("Buffer")]  # number 0 is the empty one
         self._tensors: list[int] = []
         self._activations: dict[str, int] = {}
@@ -91,7 +93,7 @@ class Writer:
     def like(self, tensor: Tensor, name: str, shape: Sequence[int] | None = None) -> int:
         """A tensor with the type and scale of `tensor`, and the batch before its shape."""
         scale = None
-        if tensor.dtype == "int8":
+        if tensor.dtype != "float32":
             scale = (np.array([tensor.scale]), np.array([tensor.zero_point]), 0)
         return self.tensor(name, (1, *(shape or tensor.shape)), TYPES[tensor.dtype], scale)
 

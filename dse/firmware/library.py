@@ -13,6 +13,8 @@ from importlib import resources
 from string import Template
 
 _NEEDS = re.compile(r"/\* needs: ([\w ${}]+) \*/\n")
+# Functions that are called out of line; helpers are `static inline` or return a value.
+_OUT_OF_LINE = re.compile(r"^static (?:NO_INLINE )?void (?=\w+\()", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,15 @@ def kernel(file: str, **parameters: str) -> Kernel:
 def assemble(kernels: Iterable[Kernel], aliases: Mapping[str, str]) -> str:
     """C text of the kernels and of all they need, each once, in an order that compiles.
 
+    Each is declared KERNEL: compilers make one function of it that does not depend on its callers,
+    so that its bytes and cycles are the same in every network.
+
     `aliases` maps a needed name to the file that provides it: which `requantize`, for one.
     """
     done: dict[str, None] = {}
     for item in kernels:
         for text in _with_needs(item, aliases):
-            done.setdefault(text)
+            done.setdefault(_OUT_OF_LINE.sub("KERNEL void ", text))
     return "\n".join(done)
 
 

@@ -10,16 +10,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from dse.firmware.build import Image, build
+from dse.firmware.build import Image, build, compilers
 from dse.firmware.emit import emit
 from dse.firmware.emulate import Emulation, emulate, flash_of
 from dse.graph import execute
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
 from dse.targets import Cost, Target, cost
+from dse.targets.native_tables import COMPILER
 from dse.trial import MetricName, Proof
 
 # Sums in another order differ in the last bits of a float.
@@ -101,10 +101,13 @@ def verify(
 ) -> Verification:
     """Emit, build and emulate `graph` on float `inputs` (N, C, H, W) and compare with the model.
 
+    Without `compiler`, the one that the model's figures belong to is taken where it is installed.
     Raises TargetError when the backend has no C of ours, a compiler or emulator is missing, or the
     image does not fit the board.
     """
     board, limits = target.board, target.limits()
+    if compiler is None and COMPILER in compilers():
+        compiler = COMPILER
     sources = emit(graph, "network", target.backend.name, rounding)
     with TemporaryDirectory() as folder:
         image = build(
@@ -116,28 +119,15 @@ def verify(
             flash_limit_bytes=limits.flash_bytes,
             ram_limit_bytes=limits.ram_bytes,
         )
-        run = emulate(image, _as_bytes(graph, inputs), flash_of(board))
+        run = emulate(image, execute.input_bytes(graph, inputs), flash_of(board))
     return _compared(graph, target, image, run, _matching(graph, inputs, rounding, run))
-
-
-def _as_bytes(graph: Graph, inputs: torch.Tensor) -> npt.NDArray[np.int8]:
-    """Inputs as they lie in the arena: rows of pixels of channels."""
-    values = execute.quantize_input(graph.tensors[graph.input], inputs) if graph.integer else inputs
-    array = values.numpy()
-    if array.ndim == 4:
-        array = array.transpose(0, 2, 3, 1)
-    elif array.ndim == 3:
-        array = array.transpose(0, 2, 1)
-    kind = np.int8 if graph.integer else np.float32
-    rows = np.ascontiguousarray(array, dtype=kind).reshape(len(array), -1)
-    return rows.view(np.int8)
 
 
 def _matching(graph: Graph, inputs: torch.Tensor, rounding: Rounding, run: Emulation) -> int:
     expected = execute.run(graph, inputs, rounding).numpy()
+    found = run.outputs.view(graph.tensors[graph.output].dtype)
     if graph.integer:
-        return int((run.outputs == expected).all(axis=1).sum())
-    found = run.outputs.view(np.float32)
+        return int((found == expected).all(axis=1).sum())
     return int(np.isclose(found, expected, rtol=0, atol=FLOAT_TOLERANCE).all(axis=1).sum())
 
 

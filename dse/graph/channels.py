@@ -199,6 +199,8 @@ def _with_sizes(graph: Graph, runs: dict[str, _Runs], size: list[int]) -> Graph:
     return replace(graph, tensors=tensors, ops=ops)
 
 
+# Candidates differ in few layers at a time: what a width makes of one is met again and again.
+@lru_cache(maxsize=4096)
 def _narrow_tensor(tensor: Tensor, channels: int) -> Tensor:
     if tensor.channels == channels:
         return tensor
@@ -207,20 +209,22 @@ def _narrow_tensor(tensor: Tensor, channels: int) -> Tensor:
 
 def _narrow_op(op: Op, tensors: Mapping[str, Tensor]) -> Op:
     if isinstance(op, FullyConnected):
-        shape: tuple[int, ...] = (tensors[op.output].channels, tensors[op.inputs[0]].channels)
-        return op if shape == op.weight.shape else replace(op, weight=_narrow(op.weight, shape))
+        return _resized(op, (tensors[op.output].channels, tensors[op.inputs[0]].channels), 1)
     if isinstance(op, Conv2D):
         inputs, outputs = tensors[op.inputs[0]].channels, tensors[op.output].channels
         groups = outputs if op.depthwise and op.groups == op.weight.shape[0] else op.groups
-        shape = (outputs, *op.weight.shape[1:3], inputs // groups)
-        if shape == op.weight.shape:
-            return op
-        return replace(op, weight=_narrow(op.weight, shape), groups=groups)
+        return _resized(op, (outputs, *op.weight.shape[1:3], inputs // groups), groups)
     return op
 
 
-def _narrow(weight: Weight, shape: tuple[int, ...]) -> Weight:
-    return Weight(shape, weight.bits)
+@lru_cache(maxsize=4096)
+def _resized(op: Conv2D | FullyConnected, shape: tuple[int, ...], groups: int) -> Op:
+    if shape == op.weight.shape:
+        return op
+    weight = Weight(shape, op.weight.bits)
+    if isinstance(op, Conv2D):
+        return replace(op, weight=weight, groups=groups)
+    return replace(op, weight=weight)
 
 
 def with_encodings(
@@ -248,10 +252,12 @@ def with_encodings(
     return replace(graph, ops=ops, tensors=tensors)
 
 
+@lru_cache(maxsize=4096)
 def _plain(tensor: Tensor, dtype: DType) -> Tensor:
     return Tensor(tensor.name, tensor.shape, dtype)
 
 
+@lru_cache(maxsize=4096)
 def _encoded(op: Conv2D | FullyConnected, bits: int, density: float) -> Op:
     weight = Weight(op.weight.shape, bits, kept_count(op.weight.size, density))
     if weight.key == op.weight.key and op.weight.values is None and op.bias is None:

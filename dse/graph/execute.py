@@ -12,11 +12,12 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from dse.errors import GraphError
-from dse.graph import softmax
+from dse.graph import interpolation, softmax
 from dse.graph.ir import (
     Add,
     Concat,
@@ -34,15 +35,20 @@ from dse.graph.ir import (
     WeightedOp,
 )
 from dse.graph.numerics import (
+    ADD_LEFT_SHIFT,
+    FUNCTIONS,
+    INTEGER_LIMITS,
     Rounding,
     add_multipliers,
     lookup_table,
     output_limits,
     quantize_multiplier,
     requantize,
+    requantize_wide,
+    rescale_multiplier,
+    wide_multiplier,
 )
 
-ADD_LEFT_SHIFT = 20
 _EXACT_FLOAT32 = 2**24
 _BATCH_BYTES = 32 * 2**20
 Values = dict[str, torch.Tensor]
@@ -83,9 +89,23 @@ def observe(graph: Graph, inputs: torch.Tensor) -> dict[str, tuple[float, float]
 
 
 def quantize_input(tensor: Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Float values as the int8 numbers of the input tensor (rounded half to even, clipped)."""
+    """Float values as the integers of the input tensor (rounded half to even, clipped)."""
     scaled = torch.round(values.double() / cast(float, tensor.scale)) + tensor.zero_point
-    return scaled.clamp(-128, 127).float()
+    return scaled.clamp(*INTEGER_LIMITS[tensor.dtype]).float()
+
+
+def input_bytes(graph: Graph, inputs: torch.Tensor) -> npt.NDArray[np.int8]:
+    """Float inputs (N, C, H, W), (N, C, L) or (N, F) as they lie in the arena: (N, bytes).
+
+    Quantized where the graph is, rows of pixels of channels, in the type of the input tensor:
+    `.view(tensor.dtype)` gives its values back.
+    """
+    tensor = graph.tensors[graph.input]
+    entry = _entry(graph, inputs)
+    entry = quantize_input(tensor, entry) if graph.integer else entry
+    values = entry.permute(0, 2, 3, 1) if entry.dim() == 4 else entry
+    rows = values.reshape(len(values), -1).numpy()
+    return np.ascontiguousarray(rows, dtype=tensor.dtype).view(np.int8)
 
 
 def _batch_size(graph: Graph) -> int:
@@ -205,21 +225,30 @@ def _per_channel(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def _weighted(graph: Graph, op: Any, xs: list[torch.Tensor], rounding: Rounding) -> torch.Tensor:
     source, target = graph.tensors[op.inputs[0]], graph.tensors[op.output]
     constants = _constants(op)
-    reach = max(127 - source.zero_point, source.zero_point + 128)
+    low, high = INTEGER_LIMITS[source.dtype]
+    reach = max(high - source.zero_point, source.zero_point - low)
     exact32 = constants.largest_sum * reach < _EXACT_FLOAT32
     kind = torch.float32 if exact32 else torch.float64
     shifted = (xs[0] - source.zero_point).to(kind)
     total = _accumulate(op, shifted, constants.weight.to(kind)).long()
     total += _per_channel(torch.from_numpy(np.asarray(op.bias, dtype=np.int64)), xs[0])
+    wide = target.dtype == "int16"
     factors = [
-        quantize_multiplier(cast(float, source.scale) * float(s) / cast(float, target.scale))
-        for s in op.weight.scales
+        wide_multiplier(real, rounding) if wide else quantize_multiplier(real)
+        for real in (
+            cast(float, source.scale) * float(s) / cast(float, target.scale)
+            for s in op.weight.scales
+        )
     ]
     multiplier, shift = (
         _per_channel(torch.tensor(part, dtype=torch.int64), xs[0])
         for part in zip(*factors, strict=True)
     )
-    return _finish(requantize(total, multiplier, shift, rounding), target, op.activation)
+    if wide:
+        scaled = requantize_wide(total, multiplier, shift)
+    else:
+        scaled = requantize(total, multiplier, shift, rounding)
+    return _finish(scaled, target, op.activation)
 
 
 def _finish(total: torch.Tensor, target: Tensor, activation: str) -> torch.Tensor:
@@ -228,12 +257,14 @@ def _finish(total: torch.Tensor, target: Tensor, activation: str) -> torch.Tenso
 
 
 def _add(graph: Graph, op: Add, xs: list[torch.Tensor], rounding: Rounding) -> torch.Tensor:
-    """TensorFlow Lite's ADD: both inputs to one scale with 20 more bits, then to the output's."""
+    """TensorFlow Lite's ADD: both inputs to one scale with more bits, then to the output's."""
     tensors = [graph.tensors[name] for name in (*op.inputs, op.output)]
-    *inputs, output = add_multipliers(*(cast(float, t.scale) for t in tensors))
+    left = ADD_LEFT_SHIFT[tensors[2].dtype]
+    one, other, out = (cast(float, tensor.scale) for tensor in tensors)
+    *inputs, output = add_multipliers(one, other, out, left)
     total = torch.zeros((), dtype=torch.int64)
     for x, tensor, (multiplier, shift) in zip(xs, tensors, inputs, strict=False):
-        wide = (x.long() - tensor.zero_point) << ADD_LEFT_SHIFT
+        wide = (x.long() - tensor.zero_point) << left
         total = total + requantize(wide, multiplier, shift, rounding)
     return _finish(requantize(total, *output, rounding), tensors[2], op.activation)
 
@@ -281,13 +312,35 @@ def _pad(graph: Graph, op: Pad, xs: list[torch.Tensor], _: Rounding) -> torch.Te
     return F.pad(xs[0], (left, right, top, bottom), value=float(tensor.zero_point))
 
 
-def _lookup(graph: Graph, op: Lookup, xs: list[torch.Tensor], _: Rounding) -> torch.Tensor:
-    table = lookup_table(op.function, graph.tensors[op.inputs[0]], graph.tensors[op.output])
+def _lookup(graph: Graph, op: Lookup, xs: list[torch.Tensor], rounding: Rounding) -> torch.Tensor:
+    source, target = graph.tensors[op.inputs[0]], graph.tensors[op.output]
+    if target.dtype == "int16":
+        return _wide_lookup(op, xs[0].long(), source, target, rounding)
+    table = lookup_table(op.function, source, target)
     return torch.tensor(table, dtype=torch.float32)[xs[0].long() + 128]
 
 
+def _wide_lookup(
+    op: Lookup, x: torch.Tensor, source: Tensor, target: Tensor, rounding: Rounding
+) -> torch.Tensor:
+    """Curves in Q15, then to the output's scale; clamps; tables with interpolation for the rest."""
+    scale, name = cast(float, source.scale), op.function
+    if name in interpolation.CURVES:
+        x = torch.from_numpy(interpolation.CURVES[name](x.numpy(), scale))
+        source = interpolation.unit(source)
+    elif name not in ("relu", "relu6"):
+        entries = interpolation.table(FUNCTIONS[name], scale, cast(float, target.scale))
+        values = interpolation.interpolate(x.numpy(), np.array(entries, dtype=np.int64))
+        return torch.from_numpy(values).float()
+    scaled = requantize(x, *rescale_multiplier(source, target), rounding)
+    return _finish(scaled, target, name if name in ("relu", "relu6") else "none")
+
+
 def _softmax(graph: Graph, op: Softmax, xs: list[torch.Tensor], _: Rounding) -> torch.Tensor:
-    scale = cast(float, graph.tensors[op.inputs[0]].scale)
+    source = graph.tensors[op.inputs[0]]
+    scale = cast(float, source.scale)
+    if source.dtype == "int16":
+        return torch.from_numpy(softmax.wide_softmax(xs[0].long().numpy(), scale)).float()
     return torch.from_numpy(softmax.integer_softmax(xs[0].long().numpy(), scale)).float()
 
 

@@ -246,7 +246,7 @@ class Pool2D(Op):
 
 @dataclass(frozen=True, eq=False)
 class Lookup(Op):
-    """An element-wise function; a table of 256 entries in an integer network."""
+    """An element-wise function; a table of 256 entries in an int8 network."""
 
     function: Literal["sigmoid", "tanh", "hardswish", "hardsigmoid", "relu", "relu6"] = "sigmoid"
     kind: ClassVar[str] = "lookup"
@@ -265,6 +265,16 @@ class Softmax(Op):
 
 
 WeightedOp: TypeAlias = Conv2D | FullyConnected
+
+
+class _Key(tuple[Any, ...]):
+    """A tuple that is hashed once: costs look it up for every target."""
+
+    def __hash__(self) -> int:
+        known: int | None = self.__dict__.get("known")
+        if known is None:
+            known = self.__dict__["known"] = super().__hash__()
+        return known
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,7 +308,7 @@ class Graph:
         """Everything that costs depend on; equal keys have equal costs on every target."""
         ops = tuple((op.kind, op.name, op.inputs, op.output, op.attributes) for op in self.ops)
         tensors = tuple((t.name, t.shape, t.dtype) for t in self.tensors.values())
-        return (self.input, self.output, ops, tuple(sorted(tensors)))
+        return _Key((self.input, self.output, ops, tuple(sorted(tensors))))
 
     @property
     def weighted(self) -> tuple[WeightedOp, ...]:

@@ -8,8 +8,8 @@ peak, which is the lower bound of any placement.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dse.errors import GraphError
@@ -17,6 +17,7 @@ from dse.graph.ir import Graph, Op, Reshape
 
 MAX_STATES = 50_000
 EXHAUSTIVE_BUFFERS = 7
+SCRATCH = " scratch"
 
 Scratch = Callable[[Graph, Op], int]
 InPlace = Callable[[Graph, Op], bool]
@@ -134,7 +135,7 @@ class _Held:
     writers: dict[str, int]
 
     @classmethod
-    def of(cls, graph: Graph, owner: dict[str, str]) -> _Held:
+    def of(cls, graph: Graph, owner: Mapping[str, str]) -> _Held:
         readers = dict.fromkeys(owner.values(), 0)
         writers = dict.fromkeys(owner.values(), 0)
         for index, op in enumerate(graph.ops):
@@ -162,8 +163,10 @@ def _needs(graph: Graph) -> list[int]:
 def _best_order(
     graph: Graph, owner: dict[str, str], sizes: dict[str, int], scratches: list[int]
 ) -> tuple[int, ...]:
-    held, needs = _Held.of(graph, owner), _needs(graph)
-    root, total = owner[graph.input], len(graph.ops)
+    needs, total = _needs(graph), len(graph.ops)
+    if _is_chain(needs):
+        return tuple(range(total))
+    held, root = _Held.of(graph, owner), owner[graph.input]
 
     def at(done: int, index: int) -> int:
         names = {*held.live(done, root), owner[graph.ops[index].output]}
@@ -172,8 +175,6 @@ def _best_order(
     def ready(done: int) -> list[int]:
         return [i for i in range(total) if not done >> i & 1 and needs[i] & ~done == 0]
 
-    if _is_chain(needs):
-        return tuple(range(total))
     best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
     for _ in range(total):
         reached: dict[int, tuple[int, tuple[int, ...]]] = {}
@@ -202,24 +203,28 @@ def _place(
     sizes: dict[str, int],
     scratches: list[int],
 ) -> MemoryPlan:
-    held, root = _Held.of(graph, owner), owner[graph.input]
     shared: dict[str, list[str]] = {}
     for name, own in owner.items():
         shared.setdefault(own, []).append(name)
-    first, last, steps, done = {root: 0}, {root: 0}, [], 0
-    for step, index in enumerate(order):
+    links = tuple((op.inputs, op.output) for op in graph.ops)
+    key = (links, graph.input, graph.output, order, tuple(owner.items()))
+    lives = _LIVES.get(key)
+    if lives is None:
+        if len(_LIVES) >= LIVES_KEPT:
+            _LIVES.clear()
+        lives = _LIVES[key] = _lives(graph, order, owner)
+    first, last, steps = {owner[graph.input]: 0}, {owner[graph.input]: 0}, []
+    for step, (index, live) in enumerate(zip(order, lives, strict=True)):
         op = graph.ops[index]
-        live = list(dict.fromkeys([*held.live(done, root), owner[op.output]]))
         for name in live:
             first.setdefault(name, step)
             last[name] = step
         size = sum(sizes[name] for name in live) + scratches[index]
         tensors = tuple(_visible(shared[name], graph, op) for name in live)
         steps.append(Step(op.name, size, scratches[index], tensors))
-        done |= 1 << index
     buffers = [Buffer(tuple(shared[n]), sizes[n], first[n], last[n]) for n in first]
     buffers += [
-        Buffer((f"{graph.ops[i].name} scratch",), scratches[i], step, step)
+        Buffer((f"{graph.ops[i].name}{SCRATCH}",), scratches[i], step, step)
         for step, i in enumerate(order)
         if scratches[i]
     ]
@@ -227,6 +232,25 @@ def _place(
     placed = _first_fit_best(tuple(buffers), peak)
     arena = max(buffer.offset + buffer.size_bytes for buffer in placed)
     return MemoryPlan(tuple(steps), placed, peak, arena)
+
+
+# Which buffers live at each step depends on how operators are joined, not on sizes: the candidates
+# of a search share it.
+LIVES_KEPT = 256
+_LIVES: dict[tuple[object, ...], tuple[tuple[str, ...], ...]] = {}
+
+
+def _lives(
+    graph: Graph, order: tuple[int, ...], owner: Mapping[str, str]
+) -> tuple[tuple[str, ...], ...]:
+    """The buffers held while each operator runs, in that order."""
+    held, root = _Held.of(graph, owner), owner[graph.input]
+    found, done = [], 0
+    for index in order:
+        output = owner[graph.ops[index].output]
+        found.append(tuple(dict.fromkeys([*held.live(done, root), output])))
+        done |= 1 << index
+    return tuple(found)
 
 
 def _visible(names: list[str], graph: Graph, op: Op) -> str:
@@ -239,14 +263,14 @@ def _visible(names: list[str], graph: Graph, op: Op) -> str:
 
 @lru_cache(maxsize=4096)
 def _first_fit_best(buffers: tuple[Buffer, ...], bound: int) -> tuple[Buffer, ...]:
-    orders: list[Iterable[Buffer]] = [
+    orders: Iterable[Iterable[Buffer]] = (
         sorted(buffers, key=lambda b: (-b.size_bytes, b.first)),
         sorted(buffers, key=lambda b: (b.first - b.last, -b.size_bytes)),
         sorted(buffers, key=lambda b: (b.first, -b.size_bytes)),
         sorted(buffers, key=lambda b: (-b.size_bytes * (b.last - b.first + 1), b.first)),
-    ]
+    )
     if len(buffers) <= EXHAUSTIVE_BUFFERS:
-        orders.extend(itertools.permutations(buffers))
+        orders = itertools.chain(orders, itertools.permutations(buffers))
     best: tuple[Buffer, ...] = ()
     best_size = -1
     for order in orders:
@@ -256,7 +280,29 @@ def _first_fit_best(buffers: tuple[Buffer, ...], bound: int) -> tuple[Buffer, ..
             best, best_size = placed, size
         if best_size == bound:
             break
-    return best
+    return best if best_size == bound else _two_ends(buffers, bound) or best
+
+
+def _two_ends(buffers: tuple[Buffer, ...], bound: int) -> tuple[Buffer, ...]:
+    """Tensors at the bottom and the top of the arena in turn, scratch between; () if they collide.
+
+    Reaches the bound for every chain, where two tensors and a scratch buffer are held at a time.
+    """
+    scratches = [buffer for buffer in buffers if buffer.tensors[0].endswith(SCRATCH)]
+    tensors = sorted((b for b in buffers if b not in scratches), key=lambda b: b.first)
+    placed = [
+        replace(buffer, offset=bound - buffer.size_bytes if index % 2 else 0)
+        for index, buffer in enumerate(tensors)
+    ]
+    for buffer in scratches:
+        below = [b.size_bytes for b in placed if b.offset == 0 and b.overlaps(buffer)]
+        placed.append(replace(buffer, offset=max(below, default=0)))
+    for one, other in itertools.combinations(placed, 2):
+        apart = one.offset + one.size_bytes <= other.offset
+        apart = apart or other.offset + other.size_bytes <= one.offset
+        if one.overlaps(other) and not apart:
+            return ()
+    return tuple(placed)
 
 
 def _first_fit(order: Iterable[Buffer]) -> tuple[Buffer, ...]:

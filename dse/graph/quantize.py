@@ -1,13 +1,14 @@
-"""Float graph -> integer graph: post-training quantization to the 8-bit specification.
+"""Float graph -> integer graph: post-training quantization to the 8-bit and 16x8 specifications.
 
-Activations int8 affine per tensor from the ranges seen on training data; weights symmetric per
-output channel with 2 to 8 bits; bias int32 with scale s_in * s_w
+Activations per tensor from the ranges seen on training data: int8 affine, or int16 symmetric (zero
+point 0); weights symmetric per output channel with 2 to 8 bits; bias int32 with scale s_in * s_w
+(docs/decisions/0006-int16-activations.md says why not int64)
 (https://ai.google.dev/edge/litert/models/quantization_spec).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from dse.graph.ir import (
     Array,
     Concat,
     Conv2D,
+    DType,
     FullyConnected,
     Graph,
     Lookup,
@@ -31,12 +33,15 @@ from dse.graph.ir import (
     WeightedOp,
 )
 
-INT8_MIN, INT8_MAX = -128, 127
+INT8_MIN, INT8_MAX, INT16_MAX = -128, 127, 32767
 INT32_MAX = 2**31 - 1
 Ranges = Mapping[str, tuple[float, float]]
 
 # Output scales that the specification fixes; kept unless a concatenation shares the tensor.
-_FIXED: Mapping[str, tuple[float, int]] = {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
+_FIXED: Mapping[str, Mapping[str, tuple[float, int]]] = {
+    "int8": {"sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)},
+    "int16": {"sigmoid": (1 / 32768, 0), "tanh": (1 / 32768, 0)},
+}
 _CLIP_SHARES = np.linspace(0.35, 1.0, 40)
 
 
@@ -45,19 +50,23 @@ def quantize(
     ranges: Ranges,
     bits: Mapping[str, int] | None = None,
     densities: Mapping[str, float] | None = None,
+    activations: DType = "int8",
 ) -> Graph:
-    """The integer graph of a float one.
+    """The integer graph of a float one, with activations of type int8 or int16.
 
     `ranges` are (low, high) of every tensor on training data (`execute.observe`), `bits` the weight
     widths by layer (8 where not named), `densities` the kept shares that element-wise pruning
-    declared. Raises GraphError when a layer is unknown or a range is missing or not finite.
+    declared. Raises GraphError when a layer is unknown, a range is missing or not finite, or the
+    type of activations is no integer.
     """
+    if activations not in _FIXED:
+        raise GraphError(f"activations cannot be quantized to '{activations}'; use int8 or int16")
     bits, densities = bits or {}, densities or {}
     names = {op.name for op in graph.weighted}
     for name in (*bits, *densities):
         if name not in names:
             raise GraphError(f"no layer '{name}' holds weights; {nearest(name, names)}")
-    tensors = _activations(graph, ranges)
+    tensors = _activations(graph, ranges, activations)
     ops = tuple(
         _weighted(op, tensors, bits.get(op.name, 8), densities.get(op.name, 1.0))
         if isinstance(op, Conv2D | FullyConnected)
@@ -72,7 +81,7 @@ def _same_scale(op: Op) -> bool:
     return isinstance(op, Pool2D | Pad | Reshape | Concat)
 
 
-def _activations(graph: Graph, ranges: Ranges) -> dict[str, Tensor]:
+def _activations(graph: Graph, ranges: Ranges, dtype: DType) -> dict[str, Tensor]:
     owner = {name: name for name in graph.tensors}
 
     def find(name: str) -> str:
@@ -87,29 +96,30 @@ def _activations(graph: Graph, ranges: Ranges) -> dict[str, Tensor]:
     members: dict[str, list[str]] = {}
     for name in graph.tensors:
         members.setdefault(find(name), []).append(name)
-    fixed = _fixed_scales(graph, {n: set(m) for m in members.values() for n in m})
+    tied = {name: set(group) for group in members.values() for name in group}
+    fixed = {name: _FIXED[dtype][function] for name, function in _fixed_scales(graph, tied)}
+    affine = _affine if dtype == "int8" else _symmetric
     scales: dict[str, tuple[float, int]] = {}
     for names in members.values():
         known = next((fixed[name] for name in names if name in fixed), None)
-        scale = known or _affine(*_union(names, ranges))
+        scale = known or affine(*_union(names, ranges))
         scales.update(dict.fromkeys(names, scale))
     return {
-        name: replace(tensor, dtype="int8", scale=scales[name][0], zero_point=scales[name][1])
+        name: replace(tensor, dtype=dtype, scale=scales[name][0], zero_point=scales[name][1])
         for name, tensor in graph.tensors.items()
     }
 
 
-def _fixed_scales(graph: Graph, tied: Mapping[str, set[str]]) -> dict[str, tuple[float, int]]:
+def _fixed_scales(graph: Graph, tied: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """Tensors whose scale a function fixes, with that function."""
     makers = {op.output: op for op in graph.ops}
-    found: dict[str, tuple[float, int]] = {}
     for op in graph.ops:
         function = "sigmoid" if isinstance(op, Softmax) else getattr(op, "function", "")
-        if not isinstance(op, Softmax | Lookup) or function not in _FIXED:
+        if not isinstance(op, Softmax | Lookup) or function not in _FIXED["int8"]:
             continue
         sources = [n for n in tied[op.output] if n in makers and not _same_scale(makers[n])]
         if sources == [op.output] and graph.input not in tied[op.output]:
-            found[op.output] = _FIXED[function]
-    return found
+            yield op.output, function
 
 
 def _union(names: list[str], ranges: Ranges) -> tuple[float, float]:
@@ -130,6 +140,12 @@ def _affine(low: float, high: float) -> tuple[float, int]:
         return _float32(1 / 255), 0
     scale = _float32(max((high - low) / (INT8_MAX - INT8_MIN), 1e-12))
     return scale, int(np.clip(round(INT8_MIN - low / scale), INT8_MIN, INT8_MAX))
+
+
+def _symmetric(low: float, high: float) -> tuple[float, int]:
+    """Scale of int16 for the larger magnitude of [low, high]; the zero point is 0."""
+    largest = max(abs(low), abs(high))
+    return _float32(max(largest, 1e-12) / INT16_MAX if largest else 1 / INT16_MAX), 0
 
 
 def _float32(value: float) -> float:

@@ -1,5 +1,6 @@
-"""The 8-bit softmax of TensorFlow Lite and CMSIS-NN in fixed point, on int64 numpy arrays.
+"""The softmax of TensorFlow Lite and CMSIS-NN in integers, on int64 numpy arrays.
 
+For int8 in fixed point, for int16 by two tables with linear interpolation.
 Source: tensorflow/lite/kernels/internal/reference/softmax.h and gemmlowp/fixedpoint/fixedpoint.h.
 Fixed-point numbers are int32 values held in int64; Q<n> has n integer and 31 - n fraction bits.
 """
@@ -11,6 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from dse.graph.interpolation import interpolate, table
 from dse.graph.numerics import quantize_multiplier, rounding_divide_by_power_of_two
 
 Int64 = npt.NDArray[np.int64]
@@ -19,6 +21,11 @@ _DIFF_INTEGER_BITS = 5
 _SUM_INTEGER_BITS = 12
 # exp(-2^k) in Q0 for k = -2 .. 4.
 _EXP_OF_POWERS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+
+# exp on [-10, 0] and 1 / (1 + x) on [0, 1], each in Q15.
+_REACH, _RANGE = 10.0, 2**16 - 1
+EXPONENTIALS = tuple(table(math.exp, _REACH / _RANGE, 2.0 / _RANGE, 2**15 - 1))
+RECIPROCALS = tuple(table(lambda x: 1 / (1 + x), 1.0 / _RANGE, 2.0 / _RANGE, -(2**15)))
 
 
 def integer_softmax(values: Int64, scale: float) -> Int64:
@@ -33,6 +40,27 @@ def integer_softmax(values: Int64, scale: float) -> Int64:
     product = _high_mul(reciprocal[:, None], exps)
     out = rounding_divide_by_power_of_two(product, bits_over_unit[:, None] + 31 - 8) - 128
     return np.where(inside, np.clip(out, -128, 127), -128).astype(np.int64)
+
+
+def wide_softmax(values: Int64, scale: float) -> Int64:
+    """Rows of int16 logits (N, classes) with scale `scale` -> int16 in Q15, zero 0."""
+    multiplier, shift = wide_scaling(scale)
+    diff = (values - values.max(axis=1, keepdims=True)) << max(shift, 0)
+    scaled = rounding_divide_by_power_of_two(_high_mul(diff, np.int64(multiplier)), max(-shift, 0))
+    place = np.clip(scaled + 2**15 - 1, -(2**15), 2**15 - 1)
+    exps = interpolate(place, np.array(EXPONENTIALS, dtype=np.int64))
+    total = exps.sum(axis=1)
+    bits = np.floor(np.log2(total)).astype(np.int64)[:, None]  # total < 2^52: exact
+    normal = ((total[:, None] << (30 - bits)) + (1 << 13)) >> 14
+    place = np.clip(normal - 3 * 2**15, -(2**15), 2**15 - 1)
+    reciprocal = interpolate(place, np.array(RECIPROCALS, dtype=np.int64))
+    result: Int64 = np.clip((exps * reciprocal + (1 << (bits - 1))) >> bits, 0, 2**15 - 1)
+    return result
+
+
+def wide_scaling(scale: float) -> tuple[int, int]:
+    """(multiplier, shift) that bring differences of int16 logits to 65535 steps of ten."""
+    return quantize_multiplier(min(scale * _RANGE / _REACH, float(_RANGE)))
 
 
 def scaling(scale: float) -> tuple[int, int, int]:

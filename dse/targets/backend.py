@@ -16,7 +16,7 @@ from dse.errors import TargetError, nearest
 from dse.graph.ir import Graph, Op, WeightedOp
 from dse.graph.plan import MemoryPlan
 from dse.targets.board import Board
-from dse.targets.cycles import CycleTable
+from dse.targets.cycles import Timing
 from dse.targets.encoding import Encoding
 
 Rounding: TypeAlias = Literal["double", "single"]
@@ -70,7 +70,7 @@ class Backend(Protocol):
     def constants(self, op: WeightedOp) -> Mapping[str, int]:
         """Bytes in flash of an operator's weights, biases and requantization constants."""
 
-    def tables(self, op: Op) -> int:
+    def tables(self, graph: Graph, op: Op) -> int:
         """Bytes in flash of an operator's look-up tables."""
 
     def code(self, graph: Graph, board: Board) -> Mapping[str, int]:
@@ -81,14 +81,18 @@ class Backend(Protocol):
         """Factors that bound the code's bytes."""
 
     @property
+    def stack_interval(self) -> tuple[float, float]:
+        """Factors that bound the RAM besides the arena."""
+
+    @property
     def memory_source(self) -> str:
         """Where code and stack sizes come from."""
 
     def ram(self, graph: Graph, board: Board) -> Mapping[str, int]:
         """Bytes of RAM besides the arena: runtime state and stack."""
 
-    def cycles(self, board: Board) -> CycleTable | None:
-        """The cycle table for the board's core, or None when nobody made one."""
+    def cycles(self, board: Board) -> Timing | None:
+        """Cycles on the board's core, such as a `CycleTable`; None when nobody counted them."""
 
 
 def unsupported(backend: Backend, graph: Graph, board: Board) -> tuple[str, ...]:
@@ -122,9 +126,22 @@ def load_backends() -> Mapping[str, Backend]:
     Raises TargetError when an entry point does not give a Backend.
     """
     from dse.targets.cmsis_nn import CMSIS_NN
-    from dse.targets.native import NATIVE, NATIVE_DSP
+    from dse.targets.ethos_u import ETHOS_U
+    from dse.targets.native import NATIVE, NATIVE_DSP, NATIVE_MVE
+    from dse.targets.tflm import TFLM, TFLM_REFERENCE
+    from dse.targets.x_cube_ai import X_CUBE_AI
 
-    found: dict[str, Backend] = {b.name: b for b in (NATIVE, NATIVE_DSP, CMSIS_NN)}
+    built_in: tuple[Backend, ...] = (
+        NATIVE,
+        NATIVE_DSP,
+        NATIVE_MVE,
+        CMSIS_NN,
+        TFLM,
+        TFLM_REFERENCE,
+        *X_CUBE_AI,
+        ETHOS_U,
+    )
+    found = {backend.name: backend for backend in built_in}
     for entry in entry_points(group=ENTRY_POINTS):
         backend = entry.load()
         if not isinstance(backend, Backend):

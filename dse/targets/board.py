@@ -5,26 +5,34 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dse.errors import TargetError, nearest
 from dse.targets.core import CORES, Core, find_core
-from dse.targets.fact import STATUSES, Fact
+from dse.targets.fact import STATUSES, Fact, Word
+from dse.targets.npu import Npu
+from dse.targets.own import OwnMeasurements, read_own
 
 # How far the current per MHz may be off at a clock it was not measured at: firmware set-up alone
 # moves board power by about 15 % (calibration README, MLPerf Tiny energy logs).
 OTHER_CLOCK_SPREAD = 0.15
 
 _SIZE = {"B": 1.0, "KiB": 1024.0, "MiB": 1024.0**2}
+_FREQUENCY = {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6}
 UNITS: Mapping[str, Mapping[str, float]] = {
-    "clocks": {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6},
+    "clocks": _FREQUENCY,
+    "clock_max": _FREQUENCY,
+    "clock_min": _FREQUENCY,
     "flash": _SIZE,
     "ram": _SIZE,
+    "ram_regions": _SIZE,
     "reserved_flash": _SIZE,
     "reserved_ram": _SIZE,
     "cache": _SIZE,
@@ -32,26 +40,36 @@ UNITS: Mapping[str, Mapping[str, float]] = {
     "supply": {"V": 1.0, "mV": 1e-3},
     "active_current": {"uA/MHz": 1e-12, "A/Hz": 1.0},
     "active_power": {"W": 1.0, "mW": 1e-3},
+    "npu_power": {"W": 1.0, "mW": 1e-3},
     "sleep_current": {"A": 1.0, "mA": 1e-3, "uA": 1e-6},
     "price": {"USD": 1.0},
 }
 SI_UNITS: Mapping[str, str] = {
     "clocks": "Hz",
+    "clock_max": "Hz",
+    "clock_min": "Hz",
     "cache": "B",
     "flash": "B",
     "ram": "B",
+    "ram_regions": "B",
     "reserved_flash": "B",
     "reserved_ram": "B",
     "wait_states": "cycles",
     "supply": "V",
     "active_current": "A/Hz",
     "active_power": "W",
+    "npu_power": "W",
     "sleep_current": "A",
     "price": "USD",
 }
 REQUIRED = ("name", "title", "core", "clocks", "flash", "ram")
-WORDS = ("core", "regulator")
-KEYS = ("name", "title", *WORDS, *UNITS)
+NPU_WORDS = ("npu", "npu_system", "npu_memory")
+WORDS = ("core", "regulator", "vendor", *NPU_WORDS)
+KEYS = ("name", "title", *WORDS, *UNITS, "calibration")
+LISTS = ("clocks", "ram_regions")
+# No Cortex-M runs slower than a watch crystal or faster than this: a slip of the unit.
+CLOCK_LIMITS_HZ = (32_000, 2_000_000_000)
+ENTRY_POINTS = "dse.boards"
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,10 @@ class Board:
     cache_bytes: int
     regulator: str
     facts: tuple[tuple[str, Fact], ...]
+    npu: Npu | None = None
+    vendor: str = "unknown"
+    words: tuple[tuple[str, Word], ...] = ()
+    own: OwnMeasurements = field(default_factory=OwnMeasurements)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
@@ -88,6 +110,7 @@ class Board:
                 f"board '{self.name}': key 'clocks' is {list(self.clocks_hz)} Hz; "
                 "list each clock once, the fastest first"
             )
+        self._check_clocks()
         for kind, total, reserved in (
             ("flash", self.flash_bytes, self.reserved_flash_bytes),
             ("ram", self.ram_bytes, self.reserved_ram_bytes),
@@ -97,6 +120,21 @@ class Board:
                     f"board '{self.name}': key 'reserved_{kind}' is {reserved} B; "
                     f"it must be below the {total} B of '{kind}'"
                 )
+
+    def _check_clocks(self) -> None:
+        given = {key: round(fact.value) for key, fact in self.facts}
+        low = given.get("clock_min", CLOCK_LIMITS_HZ[0])
+        high = given.get("clock_max", CLOCK_LIMITS_HZ[1])
+        for clock in self.clocks_hz:
+            if not low <= clock <= high:
+                raise TargetError(
+                    f"board '{self.name}': key 'clocks' has {clock / 1e6:g} MHz; "
+                    f"allowed: {low / 1e6:g} to {high / 1e6:g} MHz"
+                )
+
+    def __hash__(self) -> int:
+        # Costs are looked up by target a thousand times a second; the name tells boards apart.
+        return hash((self.name, self.flash_bytes, self.ram_bytes))
 
     @property
     def max_clock_hz(self) -> int:
@@ -112,6 +150,9 @@ class Board:
 
         Current per MHz times supply; a clock it was not measured at widens the interval.
         """
+        own = self.own.power_w(clock_hz)
+        if own is not None:
+            return own
         current, supply, power = map(self.fact, ("active_current", "supply", "active_power"))
         if power is not None:
             watts = power.scaled(clock_hz / self.max_clock_hz, "W")
@@ -127,9 +168,11 @@ class Board:
 
 
 def load_boards(extra_dir: Path | None = None) -> Mapping[str, Board]:
-    """All boards by name: those of the package, then those of `extra_dir`, which win.
+    """All boards by name: the built-in ones, those of installed packages, those of `extra_dir`.
 
-    Raises TargetError with file, key, value and what is allowed when a file is wrong.
+    A later one of the same name wins. Packages name a folder of board files by the entry point
+    `dse.boards`: a path, or an importable package that holds them. Raises TargetError with file,
+    key, value and what is allowed when a file is wrong.
     """
     boards = dict(_packaged())
     if extra_dir is None:
@@ -149,8 +192,24 @@ def find_board(name: str, boards: Mapping[str, Board]) -> Board:
 
 @cache
 def _packaged() -> Mapping[str, Board]:
-    folder = resources.files("dse.targets") / "boards"
-    return {board.name: board for board in _read_all(folder)}
+    return {board.name: board for folder in _folders() for board in _read_all(folder)}
+
+
+def _folders() -> list[Traversable]:
+    entries = entry_points(group=ENTRY_POINTS)
+    return [resources.files("dse.targets") / "boards", *map(_folder, entries)]
+
+
+def _folder(entry: EntryPoint) -> Traversable:
+    found = entry.load()
+    if isinstance(found, ModuleType):
+        return resources.files(found)
+    if isinstance(found, str | Path) and Path(found).is_dir():
+        return Path(found)
+    raise TargetError(
+        f"entry point '{entry.name}' of '{ENTRY_POINTS}' gives {found!r}; "
+        "it must be a package or the path of a folder with board files"
+    )
 
 
 def _read_all(folder: Traversable) -> Iterator[Board]:
@@ -162,10 +221,29 @@ def _read_all(folder: Traversable) -> Iterator[Board]:
 def read_board(file: Traversable) -> Board:
     """The board of one TOML file; TargetError names file, key, value and what is allowed."""
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        text = file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
         raise TargetError(f"board file '{file.name}' is not readable TOML: {error}") from error
-    return _board(table, file.name)
+    return read_board_text(text, file.name)
+
+
+def read_board_text(text: str, file: str) -> Board:
+    """The board of a TOML text; `file` is the name that a TargetError gives."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError(f"board file '{file}' is not readable TOML: {error}") from error
+    return _board(table, file)
+
+
+def board_text(name: str, extra_dir: Path | None = None) -> str:
+    """The TOML text that the board of that name was read from; TargetError when there is none."""
+    folders = [*([extra_dir] if extra_dir is not None else []), *reversed(_folders())]
+    for folder in folders:
+        for file in folder.iterdir():
+            if file.name.endswith(".toml") and read_board(file).name == name:
+                return file.read_text(encoding="utf-8")
+    raise TargetError(f"no file holds board '{name}'")
 
 
 def _board(table: Mapping[str, Any], file: str) -> Board:
@@ -175,16 +253,13 @@ def _board(table: Mapping[str, Any], file: str) -> Board:
     for key in REQUIRED:
         if key not in table:
             raise TargetError(f"board file '{file}': key '{key}' is missing; every board needs it")
-    clocks = table["clocks"]
-    if not isinstance(clocks, list) or not clocks:
-        raise TargetError(
-            f"board file '{file}': key 'clocks' is {clocks!r}; give a list of facts, fastest first"
-        )
-    facts = [("clocks", _fact(clock, "clocks", file)) for clock in clocks]
+    facts = [("clocks", _fact(clock, "clocks", file)) for clock in _list(table, "clocks", file)]
     facts += [
-        (key, _fact(table[key], key, file)) for key in UNITS if key in table and key != "clocks"
+        (key, _fact(table[key], key, file)) for key in UNITS if key in table and key not in LISTS
     ]
-    words = {key: _word(table[key], key, file) for key in WORDS if key in table}
+    facts += list(_regions(table, file)) if "ram_regions" in table else []
+    said = {key: _word(table[key], key, file) for key in WORDS if key in table}
+    words = {key: word.value for key, word in said.items()}
     known = dict(facts)
 
     def count(key: str) -> int:
@@ -208,9 +283,22 @@ def _board(table: Mapping[str, Any], file: str) -> Board:
             cache_bytes=count("cache"),
             regulator=words.get("regulator", "unknown"),
             facts=tuple(facts),
+            npu=_npu(words),
+            vendor=words.get("vendor", "unknown"),
+            words=tuple(said.items()),
+            own=read_own(table.get("calibration", {}), file),
         )
     except TargetError as error:
         raise TargetError(f"board file '{file}': {error}") from error
+
+
+def _npu(words: Mapping[str, str]) -> Npu | None:
+    """The Ethos-U of a board, all three keys or none."""
+    given = [key for key in NPU_WORDS if key in words]
+    if given and len(given) < len(NPU_WORDS):
+        missing = next(key for key in NPU_WORDS if key not in words)
+        raise TargetError(f"key '{missing}' is missing; a board with '{given[0]}' needs it")
+    return Npu(*(words[key] for key in NPU_WORDS)) if given else None
 
 
 def _text(table: Mapping[str, Any], key: str, file: str) -> str:
@@ -220,13 +308,37 @@ def _text(table: Mapping[str, Any], key: str, file: str) -> str:
     return value
 
 
-def _word(entry: object, key: str, file: str) -> str:
-    value = _checked(entry, key, file)["value"]
+def _list(table: Mapping[str, Any], key: str, file: str) -> list[Any]:
+    found = table[key]
+    if not isinstance(found, list) or not found:
+        raise TargetError(
+            f"board file '{file}': key '{key}' is {found!r}; give a list of facts"
+            + (", fastest first" if key == "clocks" else "")
+        )
+    return found
+
+
+def _regions(table: Mapping[str, Any], file: str) -> Iterator[tuple[str, Fact]]:
+    """Each region of RAM under its own name; none may be larger than all of it."""
+    for entry in _list(table, "ram_regions", file):
+        fact = _fact(entry, "ram_regions", file)
+        name = entry.get("name")
+        if not isinstance(name, str) or not name:
+            raise TargetError(
+                f"board file '{file}': key 'ram_regions' has a region of {fact.value:g} B without "
+                'a name; write { name = "SRAM1", value = ... }'
+            )
+        yield f"ram_regions.{name}", fact
+
+
+def _word(entry: object, key: str, file: str) -> Word:
+    checked = _checked(entry, key, file)
+    value = checked["value"]
     if not isinstance(value, str):
         raise TargetError(
             f"board file '{file}': key '{key}' has value {value!r}; it must be a text"
         )
-    return value
+    return Word(value, checked["status"], checked["source"])
 
 
 def _checked(entry: object, key: str, file: str) -> Mapping[str, Any]:

@@ -7,14 +7,21 @@ the figures of the backends notes, section 4.1.
 
 from __future__ import annotations
 
+import math
+
 from dse.graph.ir import Conv2D, FullyConnected, Graph, Lookup, Mul, Op, Pool2D, WeightedOp
 from dse.targets.board import Board
 from dse.targets.core import Family
+from dse.targets.cycles import Timing
 from dse.targets.encoding import container_bits
+from dse.targets.fitted import fitted_table
 from dse.targets.kernels import KernelLibrary
 from dse.targets.native import known_operator, plain_or_depthwise
 
 DSP_FAMILIES = ("m4", "m7", "m33")
+HELIUM_FAMILIES = ("m55", "m85")
+# Four pixels of a block of 124 channels (4464 B for 3x3: backends notes, section 4.1).
+HELIUM_BLOCK = 4 * 124
 S8 = (8,)
 S8_AND_S4 = (4, 8)
 
@@ -46,12 +53,16 @@ class CmsisNN(KernelLibrary):
 
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
         """What the kernel's get_buffer_size returns, in bytes."""
-        dsp = family in DSP_FAMILIES
+        dsp, helium = family in DSP_FAMILIES, family in HELIUM_FAMILIES
+        if isinstance(op, FullyConnected):
+            return 4 * op.weight.shape[0] if helium else 0
         if isinstance(op, Pool2D) and op.mode == "average":
             return 4 * graph.tensors[op.inputs[0]].channels if dsp else 0
         if not isinstance(op, Conv2D):
             return 0
         s4 = container_bits(op.weight.bits, self.containers(op)) == 4
+        if op.depthwise and helium:
+            return HELIUM_BLOCK * math.prod(op.kernel)
         if op.depthwise:
             return _depthwise_scratch(graph, op, dsp=dsp, s4=s4)
         if op.kernel == (1, 1) and not any(op.padding):
@@ -62,6 +73,10 @@ class CmsisNN(KernelLibrary):
     def in_place(self, graph: Graph, op: Op) -> bool:
         """Only look-up activations, a loop of our own; the library promises it nowhere."""
         return isinstance(op, Lookup)
+
+    def cycles(self, board: Board) -> Timing | None:
+        """Fitted to CMSIS-NN called statically (microTVM) and to emulated layers."""
+        return fitted_table("cmsis-nn", board)
 
 
 def _depthwise_scratch(graph: Graph, op: Conv2D, *, dsp: bool, s4: bool) -> int:

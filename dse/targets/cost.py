@@ -6,19 +6,23 @@ network costs. Every metric has an interval and says where it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from dse.errors import TargetError
 from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, op_macs
 from dse.graph.plan import MemoryPlan
-from dse.targets.cycles import Cycles, CycleTable, features, kernel_class
+from dse.targets.cycles import Cycles, Timing
+from dse.targets.encoding import Encoding
+from dse.targets.energy import inference_energy
 from dse.targets.target import Target
+from dse.targets.timing import timing
 from dse.trial import Metric, MetricName
 
 COSTS_KEPT = 4096
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,14 @@ class Cost:
         return self.metrics[metric].value
 
 
+@runtime_checkable
+class WholeNetworkBackend(Protocol):
+    """A backend whose compiler says what a whole network costs, such as Vela for the Ethos-U."""
+
+    def compiled_cost(self, graph: Graph, target: Target) -> Cost:
+        """The costs from shapes alone; TargetError when it cannot be compiled."""
+
+
 _COSTS: dict[tuple[Any, ...], Cost] = {}
 
 
@@ -72,42 +84,126 @@ def cost(graph: Graph, target: Target) -> Cost:
 
 
 def _cost(graph: Graph, target: Target) -> Cost:
-    against = target.unsupported(graph)
-    if against:
-        more = f" (and {len(against) - 1} more)" if len(against) > 1 else ""
-        raise TargetError(f"'{target.key}' cannot run this network: {against[0]}{more}")
-    memory = target.backend.memory_plan(graph, target.board)
-    constants = {op.name: _constants(op, target) for op in graph.ops}
-    flash_parts = _summed(constants.values())
-    constant_bytes = sum(flash_parts.values())
-    code = target.backend.code(graph, target.board)
-    ram_parts = {"arena": memory.arena_bytes, **target.backend.ram(graph, target.board)}
-    latency, operators = _timed(graph, target, constants, memory, constant_bytes)
+    # `hasattr` first: to check a Protocol takes as long as half of what follows.
+    if hasattr(target.backend, "compiled_cost") and isinstance(target.backend, WholeNetworkBackend):
+        _check_supported(graph, target)
+        return target.backend.compiled_cost(graph, target)
+    found = _remembered(
+        _ON_BOARD, (graph.key, target.backend, target.board), _on_board, graph, target
+    )
+    latency = _latency(found, target)
     metrics: dict[MetricName, Metric] = {
-        "flash": _flash(constant_bytes, sum(code.values()), target),
-        "ram": _ram(memory.arena_bytes, ram_parts, target),
+        "flash": found.flash,
+        "ram": found.ram,
         "latency": latency,
-        "energy": _energy(latency, target),
-    }
-    flash_parts |= {
-        "code": sum(size for part, size in code.items() if part != "runtime"),
-        "runtime": code["runtime"],
+        "energy": inference_energy(target.board, target.clock_hz, latency),
     }
     return Cost(
         target.key,
         MappingProxyType(metrics),
-        operators,
-        memory,
-        MappingProxyType(flash_parts),
-        MappingProxyType(ram_parts),
+        _at_clock(found.operators, target.clock_hz),
+        found.memory,
+        found.flash_parts,
+        found.ram_parts,
     )
 
 
-def _constants(op: Op, target: Target) -> dict[str, int]:
+def _check_supported(graph: Graph, target: Target) -> None:
+    against = target.unsupported(graph)
+    if against:
+        more = f" (and {len(against) - 1} more)" if len(against) > 1 else ""
+        raise TargetError(f"'{target.key}' cannot run this network: {against[0]}{more}")
+
+
+# --- what does not depend on the clock, nor on the board ----------------------------------------
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """A network's weights as a backend stores them: the same on every board."""
+
+    by_op: Mapping[str, Mapping[str, int]]
+    parts: Mapping[str, int]
+    total_bytes: int
+    encodings: Mapping[str, Encoding]
+
+
+@dataclass(frozen=True)
+class _OnBoard:
+    """What a network takes on a board by a backend, at whatever clock."""
+
+    flash: Metric
+    ram: Metric
+    memory: MemoryPlan
+    flash_parts: Mapping[str, int]
+    ram_parts: Mapping[str, int]
+    operators: tuple[OperatorCost, ...]
+    total: Cycles | None
+    table: Timing | None
+
+
+_CONSTANTS: dict[tuple[Any, ...], _Constants] = {}
+_ON_BOARD: dict[tuple[Any, ...], _OnBoard] = {}
+
+
+def _remembered(
+    kept: dict[tuple[Any, ...], _T],
+    key: tuple[Any, ...],
+    make: Callable[[Graph, Target], _T],
+    graph: Graph,
+    target: Target,
+) -> _T:
+    found = kept.get(key)
+    if found is None:
+        if len(kept) >= COSTS_KEPT:
+            kept.clear()
+        found = kept[key] = make(graph, target)
+    return found
+
+
+def _constants_of(graph: Graph, target: Target) -> _Constants:
+    by_op = {op.name: _constants(graph, op, target) for op in graph.ops}
+    parts = _summed(by_op.values())
+    encodings = {op.name: target.backend.encoding(op) for op in graph.weighted}
+    return _Constants(by_op, parts, sum(parts.values()), encodings)
+
+
+def _on_board(graph: Graph, target: Target) -> _OnBoard:
+    _check_supported(graph, target)
+    backend, board = target.backend, target.board
+    constants = _remembered(_CONSTANTS, (graph.key, backend), _constants_of, graph, target)
+    memory, code = backend.memory_plan(graph, board), backend.code(graph, board)
+    ram_parts = {"arena": memory.arena_bytes, **backend.ram(graph, board)}
+    flash_parts = {
+        **constants.parts,
+        "code": sum(size for part, size in code.items() if part != "runtime"),
+        "runtime": code["runtime"],
+    }
+    table, each = timing(target), {}
+    if table is not None:
+        each = {
+            op.name: table.operator(
+                graph, op, constants.encodings.get(op.name), board, constants.total_bytes
+            )
+            for op in graph.ops
+        }
+    return _OnBoard(
+        _flash(constants.total_bytes, sum(code.values()), target),
+        _ram(memory.arena_bytes, ram_parts, target),
+        memory,
+        MappingProxyType(flash_parts),
+        MappingProxyType(ram_parts),
+        _operators(graph, memory, constants, each),
+        _total(each) if table is not None else None,
+        table,
+    )
+
+
+def _constants(graph: Graph, op: Op, target: Target) -> dict[str, int]:
     parts: dict[str, int] = {}
     if isinstance(op, Conv2D | FullyConnected):
         parts |= target.backend.constants(op)
-    tables = target.backend.tables(op)
+    tables = target.backend.tables(graph, op)
     return parts | {"tables": tables} if tables else parts
 
 
@@ -132,88 +228,75 @@ def _flash(constant_bytes: int, code_bytes: int, target: Target) -> Metric:
 
 
 def _ram(arena_bytes: int, parts: Mapping[str, int], target: Target) -> Metric:
-    """The arena is exact; stack and state are within a factor of two upwards."""
+    """The arena is exact; stack and state are within the backend's factors."""
+    low, high = target.backend.stack_interval
     rest = sum(parts.values()) - arena_bytes
     return Metric(
         float(arena_bytes + rest),
-        arena_bytes + rest / 2,
-        arena_bytes + rest * 2.0,
+        arena_bytes + rest * low,
+        arena_bytes + rest * high,
         "modelled",
         f"arena planned exactly; stack: {target.backend.memory_source}",
     )
 
 
-def _timed(
-    graph: Graph,
-    target: Target,
-    constants: Mapping[str, Mapping[str, int]],
-    memory: MemoryPlan,
-    constant_bytes: int,
-) -> tuple[Metric, tuple[OperatorCost, ...]]:
-    """Latency of the whole and of each operator, in the order in which they run."""
-    table = target.backend.cycles(target.board)
-    live = {step.op: step.live_bytes for step in memory.steps}
-    each: dict[str, Cycles] = {}
-    if table is not None:
-        fetch = table.fetch(constant_bytes, target.board)
-        each = {op.name: _cycles(graph, op, target, table, fetch) for op in graph.ops}
+def _total(each: Mapping[str, Cycles]) -> Cycles:
+    found = each.values()
+    return Cycles(
+        sum(c.value for c in found), sum(c.low for c in found), sum(c.high for c in found)
+    )
+
+
+def _operators(
+    graph: Graph, memory: MemoryPlan, constants: _Constants, each: Mapping[str, Cycles]
+) -> tuple[OperatorCost, ...]:
+    """Each operator but for its latency, in the order in which they run."""
     total = sum(cycles.value for cycles in each.values())
+    named = {op.name: op for op in graph.ops}
     operators = []
-    for op in (graph.op(name) for name in memory.order):
-        cycles = each[op.name].value if op.name in each else None
+    for step in memory.steps:
+        op, cycles = named[step.op], each[step.op].value if step.op in each else None
         operators.append(
             OperatorCost(
                 op.name,
                 op.kind,
                 op_macs(graph, op),
                 cycles,
-                None if cycles is None else cycles / target.clock_hz,
+                None,
                 None if cycles is None else cycles / total if total else 0.0,
-                sum(constants[op.name].values()),
-                live[op.name],
+                sum(constants.by_op[op.name].values()),
+                step.live_bytes,
             )
         )
-    return _latency(each, table, target), tuple(operators)
+    return tuple(operators)
 
 
-def _cycles(graph: Graph, op: Op, target: Target, table: CycleTable, fetch: float) -> Cycles:
-    encoding = target.backend.encoding(op) if isinstance(op, Conv2D | FullyConnected) else None
-    counts = features(graph, op, encoding)
-    found = table.cycles(counts)
-    waits = table.stalls(kernel_class(op), op_macs(graph, op), target.board)
-    waits += fetch * counts.get("fetch", 0.0)
-    factor = table.factor(target.board)
-    return Cycles(
-        (found.value + waits) * factor, (found.low + waits) * factor, (found.high + waits) * factor
+def _at_clock(operators: tuple[OperatorCost, ...], clock_hz: int) -> tuple[OperatorCost, ...]:
+    return tuple(
+        OperatorCost(
+            op.name,
+            op.kind,
+            op.macs,
+            op.cycles,
+            None if op.cycles is None else op.cycles / clock_hz,
+            op.share,
+            op.flash_bytes,
+            op.live_bytes,
+        )
+        for op in operators
     )
 
 
-def _latency(each: Mapping[str, Cycles], table: CycleTable | None, target: Target) -> Metric:
-    if table is None:
+def _latency(found: _OnBoard, target: Target) -> Metric:
+    if found.table is None or found.total is None:
         return Metric.unavailable(
             f"no cycle table for backend '{target.backend.name}' on {target.board.core.name}"
         )
-    error = table.relative_error(target.board)
+    error, total = found.table.relative_error(target.board), found.total
     return Metric(
-        sum(cycles.value for cycles in each.values()) / target.clock_hz,
-        sum(cycles.low for cycles in each.values()) / target.clock_hz / (1 + error),
-        sum(cycles.high for cycles in each.values()) / target.clock_hz * (1 + error),
+        total.value / target.clock_hz,
+        total.low / target.clock_hz / (1 + error),
+        total.high / target.clock_hz * (1 + error),
         "modelled",
-        table.source,
-    )
-
-
-def _energy(latency: Metric, target: Target) -> Metric:
-    """Power while inferring times latency; both intervals together (Deutel et al., 2205.10369)."""
-    power = target.board.active_power_w(target.clock_hz)
-    if latency.value is None or latency.low is None or latency.high is None:
-        return Metric.unavailable(latency.source)
-    if power is None:
-        return Metric.unavailable(f"board '{target.board.name}' gives no power while active")
-    return Metric(
-        power.value * latency.value,
-        power.low * latency.low,
-        power.high * latency.high,
-        "modelled",
-        f"power ({power.text}) x latency ({latency.source})",
+        found.table.source,
     )

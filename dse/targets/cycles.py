@@ -4,21 +4,18 @@ The features are those of the kernels' loops: multiply-accumulates by kernel cla
 layout, outputs (requantization), elements and taps of the im2col column, left-over elements of
 loops that work on four, elements of element-wise operators, and one for the operator itself.
 A per-operator form of this kind halves the error of counting multiply-accumulates
-(reports/calibration.md). Tables are data (`data/cycles.json`), written by
+(reports/calibration.md). Tables are data (`data/runtime_cycles.json`), written by
 `python -m dse.targets.calibration`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any, TypeAlias
+from typing import Protocol, TypeAlias
 
-from dse.errors import TargetError, nearest
+from dse.errors import TargetError
 from dse.graph.ir import (
     Add,
     Concat,
@@ -32,9 +29,9 @@ from dse.graph.ir import (
     Pool2D,
     Reshape,
     Softmax,
+    op_macs,
 )
 from dse.targets.board import Board
-from dse.targets.core import Family
 from dse.targets.encoding import Encoding
 
 Features: TypeAlias = Mapping[str, float]
@@ -53,14 +50,33 @@ class Cycles:
     high: float
 
 
+class Timing(Protocol):
+    """How a backend's cycles follow from shapes on one core."""
+
+    @property
+    def source(self) -> str:
+        """Where the figures come from."""
+
+    def operator(
+        self, graph: Graph, op: Op, encoding: Encoding | None, board: Board, constant_bytes: int
+    ) -> Cycles:
+        """Cycles of one operator on a board, waits for its flash included.
+
+        `encoding` is that of its weights, None without; `constant_bytes` those of the network.
+        """
+
+    def relative_error(self, board: Board) -> float:
+        """Half-width of the interval around the sum of all operators."""
+
+
 @dataclass(frozen=True)
 class CycleTable:
     """Coefficients in cycles a feature, zero wait states; `error` is the relative half-width.
 
-    `low` and `high` hold only the coefficients that are themselves uncertain. `scale` is the factor
-    of the core over the one the coefficients belong to. `stall` gives, by kernel class, cycles a
-    multiply-accumulate and flash wait state where the cache is small; `board_fetch`, by board,
-    cycles a byte of weights fetched over a serial bus. `source` says how all this was found.
+    `low` and `high` hold only the coefficients that are themselves uncertain. `stall` gives, by
+    kernel class, cycles a multiply-accumulate and flash wait state where the cache is small;
+    `board_fetch`, by board, cycles a byte of weights fetched over a serial bus. `source` says how
+    all this was found.
     """
 
     name: str
@@ -68,11 +84,8 @@ class CycleTable:
     coefficients: Mapping[str, float]
     low: Mapping[str, float]
     high: Mapping[str, float]
-    scale: float
     stall: Mapping[str, float]
     error: float
-    board_scale: Mapping[str, float]
-    board_error: Mapping[str, float]
     board_fetch: Mapping[str, float]
     source: str
 
@@ -86,15 +99,21 @@ class CycleTable:
             high += amount * self.high.get(name, each)
         return Cycles(value, low, high)
 
+    def operator(
+        self, graph: Graph, op: Op, encoding: Encoding | None, board: Board, constant_bytes: int
+    ) -> Cycles:
+        """Cycles of one operator: features, stalls of a small cache, a serial flash."""
+        counts = features(graph, op, encoding)
+        found = self.cycles(counts)
+        waits = self.stalls(kernel_class(op), op_macs(graph, op), board)
+        waits += self.fetch(constant_bytes, board) * counts.get("fetch", 0.0)
+        return Cycles(found.value + waits, found.low + waits, found.high + waits)
+
     def stalls(self, kernel: str, macs: int, board: Board) -> float:
         """Cycles waited for the flash of a board with a small cache."""
         if board.cache_bytes > SMALL_CACHE_BYTES:
             return 0.0
         return self.stall.get(kernel, 0.0) * macs * board.wait_states
-
-    def factor(self, board: Board) -> float:
-        """What cycles are multiplied by on this board; the measured one where there is one."""
-        return self.board_scale.get(board.name, self.scale)
 
     def fetch(self, constant_bytes: int, board: Board) -> float:
         """Cycles a byte of weights; none while all constants stay in half of the board's cache."""
@@ -103,25 +122,8 @@ class CycleTable:
         return self.board_fetch.get(board.name, 0.0)
 
     def relative_error(self, board: Board) -> float:
-        """Half-width of the interval: smaller where this very board was measured."""
-        return self.board_error.get(board.name, self.error)
-
-
-@cache
-def cycle_table(backend: str, family: Family) -> CycleTable:
-    """The stored table of a backend on a core family; TargetError when there is none."""
-    tables = _tables()
-    key = f"{backend}/{family}"
-    if key not in tables:
-        raise TargetError(f"no cycle table for '{key}'; {nearest(key, tables)}")
-    return CycleTable(name=key, **tables[key])
-
-
-@cache
-def _tables() -> Mapping[str, Mapping[str, Any]]:
-    file = resources.files("dse.targets") / "data" / "cycles.json"
-    tables: Mapping[str, Mapping[str, Any]] = json.loads(file.read_text("utf-8"))["tables"]
-    return tables
+        """Half-width of the interval around the sum of all operators."""
+        return self.error
 
 
 def kernel_class(op: Op) -> str:

@@ -51,3 +51,12 @@ class Fact:
             self.status,
             self.source,
         )
+
+
+@dataclass(frozen=True)
+class Word:
+    """A property that is a word, such as the regulator, with its status and source."""
+
+    value: str
+    status: Status
+    source: str

@@ -9,18 +9,17 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from dse.errors import TargetError
 from dse.graph.ir import FLOAT_BITS, Conv2D, FullyConnected, Graph, Lookup, Op, Pool2D, WeightedOp
 from dse.graph.plan import MemoryPlan, plan
 from dse.targets.backend import Predicate, Rounding
 from dse.targets.board import Board
 from dse.targets.core import Family
-from dse.targets.cycles import CycleTable, cycle_table
+from dse.targets.cycles import Timing
 from dse.targets.encoding import Encoding, encode
 
 BIAS_BYTES = 4
 MULTIPLIER_BYTES = 4
-LOOKUP_BYTES = 256
+LOOKUP_BYTES, WIDE_LOOKUP_BYTES = 256, 2 * 513
 
 
 @cache
@@ -48,6 +47,11 @@ class KernelLibrary:
     pad_rows: bool
     predicates: tuple[Predicate, ...]
     rounding: Rounding = "double"
+
+    @property
+    def sizes_name(self) -> str:
+        """Its entry in `data/code_sizes.toml`; versions of one runtime share one."""
+        return self.name
 
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
         """Working memory of the operator's kernel besides its tensors."""
@@ -91,16 +95,24 @@ class KernelLibrary:
             parts["requantization"] = channels * (MULTIPLIER_BYTES + self.shift_bytes)
         return parts
 
-    def tables(self, op: Op) -> int:
-        """A look-up activation holds one byte for each of the 256 inputs."""
-        return LOOKUP_BYTES if isinstance(op, Lookup) else 0
+    def tables(self, graph: Graph, op: Op) -> int:
+        """A look-up activation holds a byte for each int8 input, or 513 values of int16.
+
+        Int16 curves share a table, which counts as code, and clamps need none.
+        """
+        if not isinstance(op, Lookup):
+            return 0
+        if graph.tensors[op.output].dtype != "int16":
+            return LOOKUP_BYTES
+        shared = op.function in ("sigmoid", "tanh", "relu", "relu6")
+        return 0 if shared else WIDE_LOOKUP_BYTES
 
     def code(self, graph: Graph, board: Board) -> Mapping[str, int]:
         """Bytes of each kernel used, once, and of what calls them.
 
         A second weight layout of a kernel is a second copy of its inner loops.
         """
-        sizes = code_sizes(self.name)
+        sizes = code_sizes(self.sizes_name)
         factor = sizes["m0plus"] if board.core.family == "m0plus" else 1.0
         parts = {"runtime": round(sizes["runtime"] * factor)}
         layouts: dict[str, set[str]] = {}
@@ -118,7 +130,7 @@ class KernelLibrary:
         return parts
 
     def _extra(self, layout: str) -> int:
-        sizes = code_sizes(self.name)
+        sizes = code_sizes(self.sizes_name)
         extra = int(sizes["sparse"]) if ".sparse" in layout else 0
         if ".w" in layout:
             extra += int(sizes["sub_byte"])
@@ -127,34 +139,31 @@ class KernelLibrary:
     @property
     def code_interval(self) -> tuple[float, float]:
         """Factors that bound the code's bytes."""
-        sizes = code_sizes(self.name)
+        sizes = code_sizes(self.sizes_name)
         return float(sizes["low"]), float(sizes["high"])
+
+    @property
+    def stack_interval(self) -> tuple[float, float]:
+        """Factors that bound stack and state: as low as half, as high as twice."""
+        return 0.5, 2.0
 
     @property
     def memory_source(self) -> str:
         """Where code and stack sizes come from."""
-        return str(code_sizes(self.name)["source"])
+        return str(code_sizes(self.sizes_name)["source"])
 
     def ram(self, graph: Graph, board: Board) -> Mapping[str, int]:
         """Bytes of runtime state and of the deepest call chain."""
-        sizes = code_sizes(self.name)
+        sizes = code_sizes(self.sizes_name)
         return {"runtime": int(sizes["state"]), "stack": int(sizes["stack"])}
 
-    def cycles(self, board: Board) -> CycleTable | None:
-        """The stored table for the board's core, or None when there is none."""
-        return _tables(self.name, board.core.family)
+    def cycles(self, board: Board) -> Timing | None:
+        """Cycles on the board's core, or None when nobody counted them."""
+        raise NotImplementedError
 
 
 PLANS_KEPT = 4096
 _PLANS: dict[tuple[Any, ...], MemoryPlan] = {}
-
-
-@cache
-def _tables(backend: str, family: Family) -> CycleTable | None:
-    try:
-        return cycle_table(backend, family)
-    except TargetError:
-        return None
 
 
 def code_kernel(op: Op) -> str:

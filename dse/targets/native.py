@@ -1,16 +1,34 @@
-"""Our own C: plain loops for every core, and a variant with SMLAD and 2 x 2 blocking.
+"""Our own C: plain loops for every core, variants with SMLAD and 2 x 2 blocking, and with Helium.
 
 Weights lie packed at 2, 4, 8 bits or as float32, sparse where that is smaller; requantization
 rounds twice, as CMSIS-NN does. Multipliers are int32 with an int8 shift a channel.
+
+Constants are counted as emission writes them; bytes of code, stack and cycles are those of the
+kernels as built and emulated (docs/decisions/0002-cost-model.md).
 """
 
 from __future__ import annotations
 
-from dse.graph.ir import Add, Conv2D, FullyConnected, Graph, Lookup, Mul, Op
+from collections.abc import Mapping
+from functools import lru_cache
+
+from dse.graph.ir import Add, Conv2D, FullyConnected, Graph, Lookup, Mul, Op, Pool2D
 from dse.targets.board import Board
 from dse.targets.core import Family
 from dse.targets.cycles import kernel_class
 from dse.targets.kernels import KernelLibrary
+from dse.targets.native_kernels import kernels_of
+from dse.targets.native_tables import (
+    API_BYTES,
+    COMPILER,
+    OTHER_COMPILER,
+    KernelCode,
+    KernelCycles,
+    code_ratio,
+    compiler_text,
+    kernel_code,
+    kernel_cycles,
+)
 
 KINDS = frozenset(
     (
@@ -27,6 +45,8 @@ KINDS = frozenset(
     )
 )
 INT16_BYTES = 2
+# Weights that the vector kernels read.
+VECTOR_BITS = 8
 
 
 def known_operator(graph: Graph, op: Op, board: Board) -> bool:
@@ -35,9 +55,9 @@ def known_operator(graph: Graph, op: Op, board: Board) -> bool:
     return op.kind in KINDS
 
 
-def plain_activations(graph: Graph, op: Op, board: Board) -> bool:
-    """Activations are int8 or float32; int16 has no kernel yet."""
-    return all(graph.tensors[name].dtype != "int16" for name in (*op.inputs, op.output))
+def one_activation_type(graph: Graph, op: Op, board: Board) -> bool:
+    """Activations are all int8, all int16 or all float32."""
+    return len({graph.tensors[name].dtype for name in (*op.inputs, op.output)}) == 1
 
 
 def one_precision(graph: Graph, op: Op, board: Board) -> bool:
@@ -57,14 +77,20 @@ def dsp_extension(graph: Graph, op: Op, board: Board) -> bool:
     return board.core.dsp
 
 
-def counted_floats(graph: Graph, op: Op, board: Board) -> bool:
-    """Float32 needs a floating-point unit, or a Cortex-M0+ or M3, where software floats were
-    counted."""
-    software = board.core.family in ("m0plus", "m3")
-    return board.core.fpu or software or graph.tensors[op.output].dtype != "float32"
+def vector_extension(graph: Graph, op: Op, board: Board) -> bool:
+    """The core has the M-profile vector extension, Helium (Cortex-M55 or M85)."""
+    return board.core.mve
 
 
-RULES = (known_operator, plain_activations, one_precision, plain_or_depthwise, counted_floats)
+RULES = (known_operator, one_activation_type, one_precision, plain_or_depthwise)
+# Records of geometry: 18 sizes of 16 bits (32 where one is larger), and ten words.
+WINDOW_BYTES, ELEMENTWISE_BYTES = 36, 40
+LARGEST_INT16 = 2**15 - 1
+# Tables that all operators of a kernel share: powers of e, the sigmoid's upper half, and for int16
+# exp and 1 / (1 + x) in 513 steps each.
+SHARED_BYTES = {"softmax": 28, "sigmoid_a16": 512, "tanh_a16": 512, "softmax_a16": 2052}
+# Bytes of an operator's own function and how tables are aligned are means: so much may code be off.
+CODE_ERROR, STACK_ERROR = 0.02, 0.1
 
 
 class Native(KernelLibrary):
@@ -74,9 +100,95 @@ class Native(KernelLibrary):
         """The plain kernels need none."""
         return 0
 
+    def illegal(self, board: Board) -> str:
+        """The kernels were built and measured for this core."""
+        if kernel_code(board.core.name, self.name, self.rounding, COMPILER) is not None:
+            return ""
+        return (
+            f"backend '{self.name}' was never built for the {board.core.name} of board "
+            f"'{board.name}'; choose a board with another core"
+        )
+
     def in_place(self, graph: Graph, op: Op) -> bool:
         """Element-wise operators read an element before they write it."""
         return isinstance(op, Add | Mul | Lookup)
+
+    def tables(self, graph: Graph, op: Op) -> int:
+        """Bytes of the record of geometry, and of the values of a look-up activation."""
+        integer = graph.tensors[op.output].dtype != "float32"
+        if isinstance(op, Conv2D | FullyConnected | Pool2D):
+            return WINDOW_BYTES * (1 + (_largest(graph) > LARGEST_INT16))
+        if isinstance(op, Add | Mul) and integer:
+            return ELEMENTWISE_BYTES
+        return super().tables(graph, op) if integer else 0
+
+    def kernels(self, graph: Graph) -> list[tuple[str, ...]]:
+        """The kernels that each operator calls, operators without any left out."""
+        dsp, mve = isinstance(self, NativeDsp), isinstance(self, NativeMve)
+        found = []
+        for op in graph.ops:
+            encoding = self.encoding(op) if isinstance(op, Conv2D | FullyConnected) else None
+            names = kernels_of(graph, op, encoding, dsp, mve)
+            if names:
+                found.append(names)
+        return found
+
+    def code(self, graph: Graph, board: Board) -> Mapping[str, int]:
+        """Bytes of each kernel in a linked image, and of the operators' functions and the API."""
+        built, each = self._built(board), self.kernels(graph)
+        parts = built.code_bytes(dict.fromkeys(name for names in each for name in names))
+        for name in parts.keys() & SHARED_BYTES.keys():
+            parts[name] += SHARED_BYTES[name]
+        if {"sigmoid_a16", "tanh_a16"} <= parts.keys():  # one table serves both
+            parts["tanh_a16"] -= SHARED_BYTES["tanh_a16"]
+        runtime = API_BYTES + built.call_bytes(names[0] for names in each)
+        return {**parts, "runtime": round(runtime)}
+
+    def _built(self, board: Board) -> KernelCode:
+        found = kernel_code(board.core.name, self.name, self.rounding, COMPILER)
+        assert found is not None, board.core.name
+        return found
+
+    @property
+    def code_interval(self) -> tuple[float, float]:
+        """From the smaller of the two compilers to the larger, and what is left of the model."""
+        low, high = code_ratio(self.name)
+        return low * (1 - CODE_ERROR), high * (1 + CODE_ERROR)
+
+    @property
+    def stack_interval(self) -> tuple[float, float]:
+        """What the frames of the functions on the way differ by."""
+        return 1 - STACK_ERROR, 1 + STACK_ERROR
+
+    @property
+    def memory_source(self) -> str:
+        """Which compilers built what the figures are read from."""
+        return (
+            f"kernels as built by {compiler_text()}, the interval down to "
+            f"{compiler_text(OTHER_COMPILER)} (benchmarks/native_measure.py)"
+        )
+
+    def ram(self, graph: Graph, board: Board) -> Mapping[str, int]:
+        """Bytes of the deepest call chain; there is no state besides the arena."""
+        names = (name for names in self.kernels(graph) for name in names)
+        return {"runtime": 0, "stack": self._built(board).stack_bytes(names)}
+
+    def cycles(self, board: Board) -> KernelCycles | None:
+        """The fitted cycles on the board's core."""
+        return kernel_cycles(board.core.name, self.name, self.rounding)
+
+
+@lru_cache(maxsize=64)
+def _largest(graph: Graph) -> int:
+    """The largest size that a record of geometry holds."""
+    sizes = [1]
+    for op in graph.ops:
+        for tensor in (graph.tensors[op.inputs[0]], graph.tensors[op.output]):
+            if isinstance(op, FullyConnected):
+                sizes.append(tensor.elements)
+            elif isinstance(op, Conv2D | Pool2D):
+                sizes += tensor.shape
+    return max(sizes)
 
 
 class NativeDsp(Native):
@@ -85,7 +197,7 @@ class NativeDsp(Native):
     def illegal(self, board: Board) -> str:
         """SMLAD and SXTB16 belong to the DSP extension."""
         if board.core.dsp:
-            return ""
+            return super().illegal(board)
         return (
             f"backend '{self.name}' needs the DSP extension, which the {board.core.name} of board "
             f"'{board.name}' lacks; use 'native'"
@@ -97,6 +209,29 @@ class NativeDsp(Native):
             return 0
         depth = op.weight.size // op.weight.shape[0]
         return 2 * (-(-depth // 4) * 4) * INT16_BYTES
+
+
+class NativeMve(NativeDsp):
+    """The Helium variant: dense 8-bit layers in vectors, all others as in the DSP variant."""
+
+    def illegal(self, board: Board) -> str:
+        """Vector instructions belong to the M-profile vector extension."""
+        if board.core.mve:
+            return super().illegal(board)
+        return (
+            f"backend '{self.name}' needs the vector extension (Helium), which the "
+            f"{board.core.name} of board '{board.name}' lacks; use 'native-dsp' or 'native'"
+        )
+
+    def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
+        """One column of activations for an 8-bit convolution with a window."""
+        scratch = super().scratch_bytes(graph, op, family)
+        if not scratch or not isinstance(op, Conv2D):
+            return 0
+        if self.encoding(op).container_bits != VECTOR_BITS:
+            return scratch
+        depth = op.weight.size // op.weight.shape[0]
+        return depth * (INT16_BYTES if graph.tensors[op.output].dtype == "int16" else 1)
 
 
 NATIVE = Native(
@@ -118,4 +253,14 @@ NATIVE_DSP = NativeDsp(
     sparse=True,
     pad_rows=True,
     predicates=(*RULES, dsp_extension),
+)
+NATIVE_MVE = NativeMve(
+    name="native-mve",
+    version="1",
+    weight_containers=(2, 4, 8, 32),
+    channel_alignment=4,
+    shift_bytes=1,
+    sparse=True,
+    pad_rows=True,
+    predicates=(*RULES, vector_extension),
 )

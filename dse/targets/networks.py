@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -93,3 +94,29 @@ def _pair(text: str) -> tuple[int, int]:
 
 def _activation(text: str) -> Activation:
     return "relu" if text == "relu" else "relu6" if text == "relu6" else "none"
+
+
+@cache
+def live_graph(name: str) -> Graph:
+    """The reference network without its all-zero channels, as runtimes that skip them run it.
+
+    Only the visual wake words network has any (`data/live_channels.csv`).
+    """
+    graph = reference_graph(name)
+    live = {row["operator"]: int(row["live"]) for row in rows("live_channels.csv")
+            if row["network"] == name}  # fmt: skip
+    tensors, ops = dict(graph.tensors), []
+    for op in graph.ops:
+        inner = tensors[op.inputs[0]].channels
+        outer = inner if isinstance(op, Pool2D | Reshape) else tensors[op.output].channels
+        if isinstance(op, Conv2D):
+            outer = inner if op.depthwise else live.get(op.name, op.weight.shape[0])
+            depth = 1 if op.depthwise else inner
+            weight = Weight((outer, *op.kernel, depth), 8)
+            op = replace(op, weight=weight, groups=inner if op.depthwise else 1)
+        elif isinstance(op, FullyConnected) and live:
+            op = replace(op, weight=Weight((outer, inner), 8))
+        tensor = tensors[op.output]
+        tensors[op.output] = replace(tensor, shape=(*tensor.shape[:-1], outer))
+        ops.append(op)
+    return Graph(f"{name} live", tensors, tuple(ops), graph.input, graph.output)

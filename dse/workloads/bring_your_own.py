@@ -45,6 +45,11 @@ def bring_your_own(
     return workload
 
 
+def own_model(reference: str, folder: Path) -> nn.Module:
+    """The network that a function `package.module:function` makes; WorkloadError otherwise."""
+    return _OwnModel("model", reference, folder.resolve())()
+
+
 def workload_of(study: StudyFile, folder: Path) -> Workload:
     """The workload that a study file names; `folder` is where a user's own modules lie."""
     asked = study.workload

@@ -7,6 +7,15 @@
 #define NO_INLINE
 #endif
 
+/* One function for all its callers, not specialized to any: same bytes, same cycles. */
+#if defined(__clang__)
+#define KERNEL __attribute__((noinline, used)) static
+#elif defined(__GNUC__) && __GNUC__ >= 8
+#define KERNEL __attribute__((noipa)) static
+#else
+#define KERNEL static NO_INLINE
+#endif
+
 typedef int16_t dimension;
 
 /* Geometry of a sliding window and what its int8 values need, one record an operator. */
@@ -111,7 +120,7 @@ static inline void skip_w4(pair *p, int32_t zero, int32_t count)
  * Convolution, weights (O, H, W, I); a fully connected layer is one 1x1 window. Two output channels
  * share each input. `bias` holds bias - input_zero * sum(weights); so padding counts as input_zero.
  */
-static void conv_w4(const int8_t *input, int8_t *output, const window *g,
+KERNEL void conv_w4(const int8_t *input, int8_t *output, const window *g,
                          const uint8_t *weights, const int32_t *bias, const int32_t *multiplier,
                          const int8_t *right)
 {
@@ -162,7 +171,7 @@ typedef struct {
  * TensorFlow Lite's ADD with 20 more bits: `a` has the larger scale, which its common scale
  * halves exactly; `b` is requantized to it.
  */
-static void add(const int8_t *a, const int8_t *b, int8_t *output, const elementwise *p)
+KERNEL void add(const int8_t *a, const int8_t *b, int8_t *output, const elementwise *p)
 {
     for (int32_t i = 0; i < p->elements; i++) {
         const int32_t wide = (b[i] - p->zero_b) * (1 << 20);
@@ -174,7 +183,7 @@ static void add(const int8_t *a, const int8_t *b, int8_t *output, const elementw
 }
 
 /* Mean of each window, padding left out; halves are rounded away from zero. */
-static void average_pool(const int8_t *input, int8_t *output, const window *g)
+KERNEL void average_pool(const int8_t *input, int8_t *output, const window *g)
 {
     const int32_t channels = g->input_channels;
     for (int32_t y = 0; y < g->output_height; y++) {

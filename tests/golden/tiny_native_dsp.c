@@ -7,6 +7,15 @@
 #define NO_INLINE
 #endif
 
+/* One function for all its callers, not specialized to any: same bytes, same cycles. */
+#if defined(__clang__)
+#define KERNEL __attribute__((noinline, used)) static
+#elif defined(__GNUC__) && __GNUC__ >= 8
+#define KERNEL __attribute__((noipa)) static
+#else
+#define KERNEL static NO_INLINE
+#endif
+
 typedef int16_t dimension;
 
 /* Geometry of a sliding window and what its int8 values need, one record an operator. */
@@ -233,7 +242,7 @@ ALWAYS_INLINE void widen(const int8_t *from, int16_t *to, int32_t count, uint32_
 }
 
 /* The window of one output pixel as int16 less the zero point; padding is zero. */
-static void fill_column(const int8_t *input, int16_t *column, const window *g, int32_t top,
+KERNEL void fill_column(const int8_t *input, int16_t *column, const window *g, int32_t top,
                         int32_t left)
 {
     const int32_t channels = g->input_channels, zero = g->input_zero;
@@ -347,7 +356,7 @@ ALWAYS_INLINE void int16_t_word_w4(int16_t_block_w4 *s, const uint8_t **row0,
 }
 
 /* The whole words of two rows: a function of its own, so that all registers are its. */
-static NO_INLINE void int16_t_words_w4(const uint8_t *row0, const uint8_t *row1,
+KERNEL void int16_t_words_w4(const uint8_t *row0, const uint8_t *row1,
                                              int16_t_block_w4 *block, int32_t words)
 {
     int16_t_block_w4 s = {block->from_a, block->from_b, 0, 0, 0, 0};
@@ -372,7 +381,7 @@ static NO_INLINE void int16_t_words_w4(const uint8_t *row0, const uint8_t *row1,
  * All output channels of two pixels, two channels at a time: 2 x 2 sums share what is loaded.
  * Weights of less than 8 bits are multiplied as they lie in their bytes, 2^scale_bits times.
  */
-static void int16_t_pixels_w4(const int16_t *a, const int16_t *b, int8_t *output_a,
+KERNEL void int16_t_pixels_w4(const int16_t *a, const int16_t *b, int8_t *output_a,
                                     int8_t *output_b, int32_t depth, const window *g,
                                     const uint8_t *weights, const int32_t *bias,
                                     const int32_t *multiplier, const int8_t *right)
@@ -409,7 +418,7 @@ static void int16_t_pixels_w4(const int16_t *a, const int16_t *b, int8_t *output
 }
 
 /* Convolution over two columns in `scratch`, one an output pixel. */
-static void dsp_conv_w4(const int8_t *input, int8_t *output, int16_t *scratch,
+KERNEL void dsp_conv_w4(const int8_t *input, int8_t *output, int16_t *scratch,
                              const window *g, const uint8_t *weights, const int32_t *bias,
                              const int32_t *multiplier, const int8_t *right)
 {
@@ -446,7 +455,7 @@ typedef struct {
  * TensorFlow Lite's ADD with 20 more bits: `a` has the larger scale, which its common scale
  * halves exactly; `b` is requantized to it.
  */
-static void add(const int8_t *a, const int8_t *b, int8_t *output, const elementwise *p)
+KERNEL void add(const int8_t *a, const int8_t *b, int8_t *output, const elementwise *p)
 {
     for (int32_t i = 0; i < p->elements; i++) {
         const int32_t wide = (b[i] - p->zero_b) * (1 << 20);
@@ -458,7 +467,7 @@ static void add(const int8_t *a, const int8_t *b, int8_t *output, const elementw
 }
 
 /* Mean of each window, padding left out; halves are rounded away from zero. */
-static void average_pool(const int8_t *input, int8_t *output, const window *g)
+KERNEL void average_pool(const int8_t *input, int8_t *output, const window *g)
 {
     const int32_t channels = g->input_channels;
     for (int32_t y = 0; y < g->output_height; y++) {
@@ -499,7 +508,7 @@ ALWAYS_INLINE void vector_step_w4(const int8_t *from, uint32_t word0, uint32_t w
 }
 
 /* Fully connected, two outputs at a time; `bias` holds bias - input_zero * sum(weights). */
-static void dsp_vector_w4(const int8_t *input, int8_t *output, const window *g,
+KERNEL void dsp_vector_w4(const int8_t *input, int8_t *output, const window *g,
                                const uint8_t *weights, const int32_t *bias,
                                const int32_t *multiplier, const int8_t *right)
 {

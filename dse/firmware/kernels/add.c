@@ -1,13 +1,13 @@
 /* needs: elementwise clamp requantize */
 /*
- * TensorFlow Lite's ADD with 20 more bits: `a` has the larger scale, which its common scale
+ * TensorFlow Lite's ADD with $shift more bits: `a` has the larger scale, which its common scale
  * halves exactly; `b` is requantized to it.
  */
-static void add(const int8_t *a, const int8_t *b, int8_t *output, const elementwise *p)
+static void add$suffix(const $element *a, const $element *b, $element *output, const elementwise *p)
 {
     for (int32_t i = 0; i < p->elements; i++) {
-        const int32_t wide = (b[i] - p->zero_b) * (1 << 20);
-        int32_t sum = (a[i] - p->zero_a) * (1 << 19);
+        const int32_t wide = (b[i] - p->zero_b) * (1 << $shift);
+        int32_t sum = (a[i] - p->zero_a) * (1 << $half_shift);
         sum += requantize(wide, p->multiplier_b, p->right_b);
         sum = requantize(sum, p->multiplier, p->right) + p->output_zero;
         output[i] = clamp(sum, p->low, p->high);

@@ -1,6 +1,6 @@
 /* needs: window clamp */
 /* Mean of each window, padding left out; halves are rounded away from zero. */
-static void average_pool(const int8_t *input, int8_t *output, const window *g)
+static void average_pool$suffix(const $element *input, $element *output, const window *g)
 {
     const int32_t channels = g->input_channels;
     for (int32_t y = 0; y < g->output_height; y++) {
@@ -15,7 +15,7 @@ static void average_pool(const int8_t *input, int8_t *output, const window *g)
             for (int32_t c = 0; c < channels; c++) {
                 int32_t sum = 0;
                 for (int32_t row = top; row < bottom; row++) {
-                    const int8_t *from = input + (row * g->input_width + left) * channels + c;
+                    const $element *from = input + (row * g->input_width + left) * channels + c;
                     for (int32_t column = left; column < end; column++) {
                         sum += *from;
                         from += channels;

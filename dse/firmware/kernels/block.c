@@ -1,4 +1,4 @@
-/* needs: window clamp requantize dsp even_$value group_$layout weight_$layout */
+/* needs: window clamp $requantize dsp even_$value group_$layout weight_$layout */
 /* Two pixels (a, b), and what they and two rows of weights (0, 1) have summed up. */
 typedef struct {
     const $value *from_a, *from_b;
@@ -65,8 +65,8 @@ static NO_INLINE void ${value}_words_$layout(const uint8_t *row0, const uint8_t 
  * All output channels of two pixels, two channels at a time: 2 x 2 sums share what is loaded.
  * Weights of less than 8 bits are multiplied as they lie in their bytes, 2^scale_bits times.
  */
-static void ${value}_pixels_$layout(const $value *a, const $value *b, int8_t *output_a,
-                                    int8_t *output_b, int32_t depth, const window *g,
+static void ${value}_pixels_$layout(const $value *a, const $value *b, $element *output_a,
+                                    $element *output_b, int32_t depth, const window *g,
                                     const uint8_t *weights, const int32_t *bias,
                                     const int32_t *multiplier, const int8_t *right)
 {
@@ -90,10 +90,10 @@ static void ${value}_pixels_$layout(const $value *a, const $value *b, int8_t *ou
         s.a1 += bias[next];
         s.b0 += bias[o];
         s.b1 += bias[next];
-        s.a0 = requantize(s.a0, multiplier[o], right[o]) + zero;
-        s.b0 = requantize(s.b0, multiplier[o], right[o]) + zero;
-        s.a1 = requantize(s.a1, multiplier[next], right[next]) + zero;
-        s.b1 = requantize(s.b1, multiplier[next], right[next]) + zero;
+        s.a0 = $requantize(s.a0, multiplier[o], right[o]) + zero;
+        s.b0 = $requantize(s.b0, multiplier[o], right[o]) + zero;
+        s.a1 = $requantize(s.a1, multiplier[next], right[next]) + zero;
+        s.b1 = $requantize(s.b1, multiplier[next], right[next]) + zero;
         output_a[o] = clamp(s.a0, low, high);
         output_b[o] = clamp(s.b0, low, high);
         output_a[next] = clamp(s.a1, low, high);

@@ -1,14 +1,14 @@
-/* needs: window inside clamp requantize pair_$layout */
+/* needs: window inside clamp $requantize pair_$layout */
 /*
  * Convolution, weights (O, H, W, I); a fully connected layer is one 1x1 window. Two output channels
  * share each input. `bias` holds bias - input_zero * sum(weights); so padding counts as input_zero.
  */
-static void conv_$layout(const int8_t *input, int8_t *output, const window *g,
+static void conv_$layout$suffix$wide(const $element *input, $element *output, const window *g,
                          const uint8_t *weights, const int32_t *bias, const int32_t *multiplier,
                          const int8_t *right)
 {
     const int32_t channels = g->output_channels;
-    const int32_t bytes = row_bytes_$layout(g->kernel_height * g->kernel_width * g->input_channels);
+    const int32_t bytes = row_bytes_$layout$wide(g->kernel_height * g->kernel_width * g->input_channels);
     for (int32_t y = 0; y < g->output_height; y++) {
         for (int32_t x = 0; x < g->output_width; x++) {
             const int32_t top = y * g->stride_y - g->top;
@@ -19,7 +19,7 @@ static void conv_$layout(const int8_t *input, int8_t *output, const window *g,
             const int32_t run = taps * g->input_channels;
             for (int32_t o = 0; o < channels; o += 2) {
                 const int32_t next = o + 1 < channels ? o + 1 : o;
-                pair p = {weights + o * bytes, weights + next * bytes, 0, bias[o], bias[next]};
+                pair$wide p = {weights + o * bytes, weights + next * bytes, 0, bias[o], bias[next]};
                 for (int32_t ky = 0; ky < g->kernel_height; ky++) {
                     const int32_t row = top + ky * g->dilation_y;
                     const int covered = inside(row, g->input_height);
@@ -27,16 +27,16 @@ static void conv_$layout(const int8_t *input, int8_t *output, const window *g,
                         const int32_t column = left + kx * g->dilation_x;
                         if (covered && inside(column, g->input_width)) {
                             const int32_t pixel = row * g->input_width + column;
-                            multiply_$layout(&p, input + pixel * g->input_channels, run);
+                            multiply_$layout$wide(&p, input + pixel * g->input_channels, run);
                         } else {
-                            skip_$layout(&p, g->input_zero, run);
+                            skip_$layout$wide(&p, g->input_zero, run);
                         }
                     }
                 }
-                p.sum0 = requantize(p.sum0, multiplier[o], right[o]) + g->output_zero;
-                p.sum1 = requantize(p.sum1, multiplier[next], right[next]) + g->output_zero;
-                output[o] = clamp(p.sum0, g->low, g->high);
-                output[next] = clamp(p.sum1, g->low, g->high);
+                p.sum0 = $requantize(p.sum0, multiplier[o], right[o]) + g->output_zero;
+                p.sum1 = $requantize(p.sum1, multiplier[next], right[next]) + g->output_zero;
+                output[o] = clamp(${narrow}p.sum0, g->low, g->high);
+                output[next] = clamp(${narrow}p.sum1, g->low, g->high);
             }
             output += channels;
         }

@@ -1,6 +1,6 @@
 /* needs: keep_loop */
 /* `rows` runs of `count` values, from and to arrays of different pitch. */
-static void copy(const $value *input, $value *output, int32_t rows, int32_t count,
+static void copy$suffix(const $value *input, $value *output, int32_t rows, int32_t count,
                  int32_t input_pitch, int32_t output_pitch)
 {
     for (int32_t row = 0; row < rows; row++) {

@@ -1,6 +1,6 @@
-/* needs: window taps clamp requantize tap_$layout */
+/* needs: window taps clamp $requantize tap_$layout */
 /* Depthwise convolution of four channels and more, four at a time (the last four may overlap). */
-static void depthwise_$layout(const int8_t *input, int8_t *output, const window *g,
+static void depthwise_$layout$suffix$wide(const $element *input, $element *output, const window *g,
                               const uint8_t *weights, const int32_t *bias,
                               const int32_t *multiplier, const int8_t *right)
 {
@@ -16,11 +16,11 @@ static void depthwise_$layout(const int8_t *input, int8_t *output, const window 
             const int32_t column = left + columns.first * g->dilation_x;
             for (int32_t c = 0; c < channels; c += 4) {
                 c = c + 4 > channels ? channels - 4 : c;
-                int32_t sum[4], sum0 = bias[c], sum1 = bias[c + 1];
-                int32_t sum2 = bias[c + 2], sum3 = bias[c + 3];
+                $sum sum[4], sum0 = bias[c], sum1 = bias[c + 1];
+                $sum sum2 = bias[c + 2], sum3 = bias[c + 3];
                 for (int32_t ky = rows.first; ky < rows.last; ky++) {
                     const int32_t row = top + ky * g->dilation_y;
-                    const int8_t *from = input + (row * g->input_width + column) * channels + c;
+                    const $element *from = input + (row * g->input_width + column) * channels + c;
                     int32_t tap = ky * g->kernel_width + columns.first;
                     for (int32_t kx = columns.first; kx < columns.last; kx++, tap++) {
                         sum0 += (from[0] - zero) * tap_$layout(weights, c, tap, channels, bytes);
@@ -36,7 +36,7 @@ static void depthwise_$layout(const int8_t *input, int8_t *output, const window 
                 sum[3] = sum3;
                 for (int32_t i = 0; i < 4; i++) {
                     const int32_t at = c + i;
-                    const int32_t value = requantize(sum[i], multiplier[at], right[at]);
+                    const int32_t value = $requantize(sum[i], multiplier[at], right[at]);
                     output[at] = clamp(value + g->output_zero, g->low, g->high);
                 }
             }

@@ -1,6 +1,6 @@
-/* needs: window taps clamp requantize weight_$layout */
+/* needs: window taps clamp $requantize weight_$layout */
 /* Depthwise convolution, weights (O, H, W); output channel o reads input channel o / multiple. */
-static void depthwise_any_$layout(const int8_t *input, int8_t *output, const window *g,
+static void depthwise_any_$layout$suffix$wide(const $element *input, $element *output, const window *g,
                               const uint8_t *weights, const int32_t *bias,
                               const int32_t *multiplier, const int8_t *right)
 {
@@ -19,7 +19,7 @@ static void depthwise_any_$layout(const int8_t *input, int8_t *output, const win
             const uint8_t *row = weights;
             int32_t channel = 0, use = 0;
             for (int32_t o = 0; o < g->output_channels; o++) {
-                int32_t sum = bias[o];
+                $sum sum = bias[o];
                 for (int32_t ky = rows.first; ky < rows.last; ky++) {
                     int32_t at = corner + channel + (ky - rows.first) * step_y;
                     int32_t tap = ky * g->kernel_width + columns.first;
@@ -28,8 +28,8 @@ static void depthwise_any_$layout(const int8_t *input, int8_t *output, const win
                         at += step_x;
                     }
                 }
-                sum = requantize(sum, multiplier[o], right[o]) + g->output_zero;
-                *output++ = clamp(sum, g->low, g->high);
+                sum = $requantize(sum, multiplier[o], right[o]) + g->output_zero;
+                *output++ = clamp(${narrow}sum, g->low, g->high);
                 row += bytes;
                 if (++use == multiple) {
                     use = 0;

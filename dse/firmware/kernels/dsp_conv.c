@@ -1,6 +1,6 @@
-/* needs: column block */
+/* needs: column$suffix block */
 /* Convolution over two columns in `scratch`, one an output pixel. */
-static void dsp_conv_$layout(const int8_t *input, int8_t *output, int16_t *scratch,
+static void dsp_conv_$layout$suffix(const $element *input, $element *output, int16_t *scratch,
                              const window *g, const uint8_t *weights, const int32_t *bias,
                              const int32_t *multiplier, const int8_t *right)
 {

@@ -1,33 +1,15 @@
-/* needs: window taps clamp requantize dsp */
+/* needs: window taps clamp $requantize dsp add_tap$suffix */
 /* What all pixels share; input and weights move by `channels` from one tap to the next. */
 typedef struct {
     const int32_t *bias, *multiplier;
     const int8_t *right;
-    int32_t input_row, weights_row; /* bytes from one row of taps to the next */
+    int32_t input_row, weights_row; /* elements from one row of taps to the next */
     int32_t channels, zero, low, high;
     uint32_t both; /* the negated zero point of the input, twice */
 } depthwise_layer;
 
-/* What four channels have summed up. */
-typedef struct {
-    int32_t sum0, sum1, sum2, sum3;
-} four_sums;
-
-ALWAYS_INLINE void add_tap(four_sums *s, const int8_t *from, const uint8_t *weight, int32_t at,
-                           uint32_t both)
-{
-    uint32_t values = word_at(from, at), factors = word_at(weight, at);
-    const uint32_t even = even_bytes_plus(both, values), pair = even_bytes(factors);
-    s->sum0 = multiply_low(even, pair, s->sum0);
-    s->sum2 = multiply_high(even, pair, s->sum2);
-    values = odd_bytes_plus(both, values);
-    factors = odd_bytes(factors);
-    s->sum1 = multiply_low(values, factors, s->sum1);
-    s->sum3 = multiply_high(values, factors, s->sum3);
-}
-
 /* One pixel, `rows` of taps of `width` bytes: a function of its own, for its registers' sake. */
-static NO_INLINE void depthwise_pixel(const int8_t *input, const uint8_t *weights, int8_t *output,
+static NO_INLINE void depthwise_pixel(const $element *input, const uint8_t *weights, $element *output,
                                       const depthwise_layer *layer, int32_t rows, int32_t width)
 {
     const int32_t step = layer->channels;
@@ -37,7 +19,7 @@ static NO_INLINE void depthwise_pixel(const int8_t *input, const uint8_t *weight
     const int32_t zero = layer->zero, low = layer->low, high = layer->high;
     for (int32_t c = 0; c < step; c += 4) {
         c = c + 4 > step ? step - 4 : c;
-        const int8_t *from = input + c;
+        const $element *from = input + c;
         const uint8_t *weight = weights + c;
         const int32_t *bias = layer->bias + c, *multiplier = layer->multiplier + c;
         const int8_t *right = layer->right + c;
@@ -56,11 +38,11 @@ static NO_INLINE void depthwise_pixel(const int8_t *input, const uint8_t *weight
             from += input_row;
             weight += weights_row;
         }
-        int8_t *to = output + c;
-        *to++ = clamp(requantize(s.sum0, *multiplier++, *right++) + zero, low, high);
-        *to++ = clamp(requantize(s.sum1, *multiplier++, *right++) + zero, low, high);
-        *to++ = clamp(requantize(s.sum2, *multiplier++, *right++) + zero, low, high);
-        *to = clamp(requantize(s.sum3, *multiplier, *right) + zero, low, high);
+        $element *to = output + c;
+        *to++ = clamp($requantize(s.sum0, *multiplier++, *right++) + zero, low, high);
+        *to++ = clamp($requantize(s.sum1, *multiplier++, *right++) + zero, low, high);
+        *to++ = clamp($requantize(s.sum2, *multiplier++, *right++) + zero, low, high);
+        *to = clamp($requantize(s.sum3, *multiplier, *right) + zero, low, high);
     }
 }
 
@@ -68,7 +50,7 @@ static NO_INLINE void depthwise_pixel(const int8_t *input, const uint8_t *weight
  * Depthwise convolution of four channels and more without dilation, weights of 8 bits (H, W, O):
  * four channels of a tap are one word of inputs and one of weights (the last four may overlap).
  */
-static void dsp_depthwise(const int8_t *input, int8_t *output, const window *g,
+static void dsp_depthwise$suffix(const $element *input, $element *output, const window *g,
                           const uint8_t *weights, const int32_t *bias, const int32_t *multiplier,
                           const int8_t *right)
 {

@@ -1,6 +1,6 @@
 /* needs: window inside clamp keep_loop */
 /* Maximum of each window, padding left out. */
-static void max_pool(const int8_t *input, int8_t *output, const window *g)
+static void max_pool$suffix(const $element *input, $element *output, const window *g)
 {
     const int32_t channels = g->input_channels;
     for (int32_t y = 0; y < g->output_height; y++) {
@@ -8,7 +8,7 @@ static void max_pool(const int8_t *input, int8_t *output, const window *g)
             const int32_t top = y * g->stride_y - g->top;
             const int32_t left = x * g->stride_x - g->left;
             for (int32_t c = 0; c < channels; c++) {
-                output[c] = INT8_MIN;
+                output[c] = $lowest;
                 KEEP_LOOP();
             }
             for (int32_t ky = 0; ky < g->kernel_height; ky++) {
@@ -17,9 +17,9 @@ static void max_pool(const int8_t *input, int8_t *output, const window *g)
                     if (!inside(row, g->input_height) || !inside(column, g->input_width)) {
                         continue;
                     }
-                    const int8_t *from = input + (row * g->input_width + column) * channels;
+                    const $element *from = input + (row * g->input_width + column) * channels;
                     for (int32_t c = 0; c < channels; c++) {
-                        const int8_t value = from[c];
+                        const $element value = from[c];
                         if (value > output[c]) {
                             output[c] = value;
                         }

@@ -1,6 +1,6 @@
 /* needs: elementwise clamp requantize */
 /* Element-wise product; `b` is read again every `period` elements (a gate a channel). */
-static void mul(const int8_t *a, const int8_t *b, int8_t *output, int32_t period,
+static void mul$suffix(const $element *a, const $element *b, $element *output, int32_t period,
                 const elementwise *p)
 {
     int32_t at = 0;

@@ -2,5 +2,5 @@
 typedef struct {
     const uint8_t *row0, *row1;
     int32_t phase; /* weights already taken from the current bytes */
-    int32_t sum0, sum1;
-} pair;
+    $sum sum0, sum1;
+} pair$wide;

@@ -1,13 +1,13 @@
 /* needs: pair */
-static inline int32_t row_bytes_w8(int32_t weights)
+static inline int32_t row_bytes_w8$wide(int32_t weights)
 {
     return weights;
 }
 
-static inline void multiply_w8(pair *p, const int8_t *input, int32_t count)
+static inline void multiply_w8$wide(pair$wide *p, const $element *input, int32_t count)
 {
     const int8_t *row0 = (const int8_t *)p->row0, *row1 = (const int8_t *)p->row1;
-    int32_t sum0 = p->sum0, sum1 = p->sum1;
+    $sum sum0 = p->sum0, sum1 = p->sum1;
     p->row0 += count;
     p->row1 += count;
     for (; count >= 4; count -= 4, input += 4, row0 += 4, row1 += 4) {
@@ -29,7 +29,7 @@ static inline void multiply_w8(pair *p, const int8_t *input, int32_t count)
     p->sum1 = sum1;
 }
 
-static inline void skip_w8(pair *p, int32_t zero, int32_t count)
+static inline void skip_w8$wide(pair$wide *p, int32_t zero, int32_t count)
 {
     for (; count > 0; count--) {
         p->sum0 += zero * (int8_t)*p->row0++;

@@ -1,0 +1,326 @@
+"""Measure our kernels as built: bytes and stack of each, cycles of about 24 random layers a kind.
+
+Builds one network of random layers (`native_layers.py`) a core, backend and rounding contract,
+reads bytes and stack from its machine code, emulates it, and writes what the cost model is fitted
+to: dse/targets/data/native_code.json and native_layers.csv. Fit afterwards with
+`python -m dse.targets.native_fit`.
+
+    python benchmarks/native_measure.py            # all, a quarter of an hour on two processors
+    python benchmarks/native_measure.py --only code
+    python benchmarks/native_measure.py --only code --backends native-mve    # the others stay
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from native_code import Code
+from native_layers import Sample, draw, long_rows
+
+from dse.firmware.build import Image, build, find_compiler
+from dse.firmware.cpu import CPUS
+from dse.firmware.emit import BACKENDS, emit
+from dse.firmware.emulate import FlashModel, emulate
+from dse.graph.ir import Conv2D, DType, FullyConnected, Graph, Op, Reshape
+from dse.graph.numerics import ROUNDINGS, Rounding
+from dse.targets.backend import find_backend
+from dse.targets.encoding import Encoding
+from dse.targets.native_features import calls
+from dse.targets.native_fit import SHAPE_COLUMNS, describe
+from dse.targets.native_kernels import kernels_of
+
+DATA = Path(__file__).parents[1] / "dse" / "targets" / "data"
+# Layers of a kind: for cycles, with flash, and for code, which does not depend on shapes.
+SEED, EACH, EACH_WITH_FLASH, EACH_FOR_CODE = 11, 18, 8, 2
+OPTIMIZE = "-O2"
+DTYPES: tuple[DType, ...] = ("int8", "int16", "float32")
+INTEGERS: tuple[DType, ...] = ("int8", "int16")
+# Cores whose cycles are counted, and as what: the M4 without a unit for soft floats.
+CYCLE_CORES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m4f", "cortex-m7", "cortex-m33")
+DSP_CORES = ("cortex-m4f", "cortex-m7", "cortex-m33")
+MVE_CORES = ("cortex-m55",)
+# Flash organisations of the boards (dse.firmware.emulate.flash_of): name, core, model.
+FLASH: Mapping[str, tuple[str, FlashModel]] = {
+    "1024": ("cortex-m4f", FlashModel(1)),
+    "2048": ("cortex-m4f", FlashModel(1, code_cache_bytes=2048)),
+    "4096": ("cortex-m7", FlashModel(1, 8, 4096, 32, 4, 4096, 32, 4)),
+    "8192": ("cortex-m33", FlashModel(1, 8, 8192, 32, 4, 8192, 32, 4)),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one image is built for."""
+
+    core: str
+    backend: str
+    rounding: Rounding
+    dtype: DType
+    compiler: str = "zig"
+
+    @property
+    def key(self) -> str:
+        """As the data files name it."""
+        return f"{self.core}/{self.backend}/{self.rounding}"
+
+
+@cache
+def sample(dtype: DType) -> Sample:
+    """The random layers with these activations."""
+    return draw(dtype, EACH, SEED)
+
+
+@cache
+def few(dtype: DType) -> Sample:
+    """Layers for what takes long."""
+    return draw(dtype, EACH_WITH_FLASH, SEED + 1)
+
+
+def settings(compiler: str) -> Iterator[Setting]:
+    """Every image: float32 has no rounding contract and no DSP kernels."""
+    for core, rounding, dtype in product(CPUS, ROUNDINGS, INTEGERS):
+        yield Setting(core, "native", rounding, dtype, compiler)
+        if core in (*DSP_CORES, "cortex-m4", "cortex-m55"):
+            yield Setting(core, "native-dsp", rounding, dtype, compiler)
+        if core in MVE_CORES:
+            yield Setting(core, "native-mve", rounding, dtype, compiler)
+    for core in CPUS:
+        yield Setting(core, "native", "double", "float32", compiler)
+
+
+def kernels(setting: Setting, drawn: Sample) -> Mapping[str, tuple[str, ...]]:
+    """The kernels that each operator calls, by the symbol it has in the image."""
+    backend, found = find_backend(setting.backend), {}
+    for index, op in enumerate(drawn.graph.ops):
+        if isinstance(op, Reshape):
+            continue
+        encoding = backend.encoding(op) if isinstance(op, Conv2D | FullyConnected) else None
+        names = named(setting, drawn.graph, op, encoding)
+        found[f"network_op_{index}_{op.name}"] = tuple(dict.fromkeys(names))
+    return found
+
+
+def named(setting: Setting, graph: Graph, op: Op, encoding: Encoding | None) -> tuple[str, ...]:
+    """The kernels of an operator; nobody counts the loops of those with vectors."""
+    if setting.backend == "native-mve":
+        return kernels_of(graph, op, encoding, dsp=True, mve=True)
+    return tuple(
+        call.kernel for call in calls(graph, op, encoding, setting.backend == "native-dsp")
+    )
+
+
+def built(setting: Setting, drawn: Sample, folder: str) -> Image:
+    """The image of a network of layers."""
+    sources = emit(drawn.graph, "network", setting.backend, setting.rounding, drawn.plan)
+    return build(sources, setting.core, setting.compiler, OPTIMIZE, Path(folder))
+
+
+def code_of(setting: Setting) -> dict[str, Any]:
+    """Bytes of functions, and by kernel which of them, stack, and bytes of the call."""
+    result: dict[str, Any] = {"functions": {}, "kernels": {}}
+    samples = [draw(setting.dtype, EACH_FOR_CODE, SEED), long_rows(setting.dtype, SEED)]
+    if setting.backend == "native-mve":  # with and without enough channels for a vector
+        samples.append(draw(setting.dtype, EACH, SEED, only=("depthwise8",)))
+    for drawn in samples:
+        with TemporaryDirectory(prefix="dse-") as folder:
+            code = Code(built(setting, drawn, folder))
+            found = read(code, kernels(setting, drawn))
+        result["functions"] |= found["functions"]
+        result["kernels"] = found["kernels"] | result["kernels"]
+        result.setdefault("run", found["run"])
+    return result
+
+
+def read(code: Code, called: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """What `code_of` gives, of one image."""
+    functions = code.functions
+    known = set(code.others())
+    entries = {name: entry(name, known) for names in called.values() for name in names}
+    reached = {name for kernel in entries.values() for name in code.closure(kernel)}
+    unreached = sorted(known - reached)  # what a run-time library brings along
+    found: dict[str, Any] = {}
+    for name, kernel in sorted(entries.items()):
+        users = [symbol for symbol, names in called.items() if name in names]
+        parts = [part for part in code.closure(kernel) if part in known]
+        library = any(part.startswith(("__", "compiler_rt")) for part in parts)
+        found[name] = {
+            "functions": sorted(parts) + (unreached if library else []),
+            "stack": statistics.median_low(code.stack_bytes(symbol) for symbol in users),
+            "call": round(statistics.mean(functions[symbol].size_bytes for symbol in users), 1),
+        }
+    run = functions["network_run"]
+    return {
+        "functions": {name: functions[name].size_bytes for name in sorted(known)},
+        "kernels": found,
+        "run": [run.size_bytes, len(called), run.frame_bytes],
+    }
+
+
+def entry(kernel: str, known: set[str]) -> str:
+    """The C function of a kernel: float32 copies have the name of int8 ones."""
+    return kernel if kernel in known else kernel.rsplit("_", 1)[0]
+
+
+def measure_code(jobs: int, backends: Sequence[str]) -> dict[str, Any]:
+    """All of native_code.json: these backends anew, the others as they are there."""
+    found: dict[str, Any] = {}
+    versions = {}
+    for compiler in ("zig", "gcc"):
+        wanted = [one for one in settings(compiler) if one.backend in backends]
+        versions[compiler] = f"{find_compiler(compiler).version} {OPTIMIZE}"
+        with ThreadPoolExecutor(jobs) as pool:
+            done = list(pool.map(code_of, wanted))
+        images: dict[str, Any] = defaultdict(lambda: {"functions": {}, "kernels": {}})
+        for setting, code in zip(wanted, done, strict=True):
+            into, own = images[setting.key], "" if setting.dtype == "int8" else f"@{setting.dtype}"
+            into["functions"] |= {f"{n}{own}": size for n, size in code["functions"].items()}
+            for name, kernel in code["kernels"].items():
+                parts = [f"{part}{own}" for part in kernel["functions"]]
+                into["kernels"][name] = kernel | {"functions": parts}
+            into.setdefault("run", code["run"])
+        found[compiler] = dict(images)
+    for compiler, images in found.items():
+        found[compiler] = kept_code(compiler, backends) | images
+    return {
+        "command": "python benchmarks/native_measure.py",
+        "compilers": versions,
+        "images": found,
+    }
+
+
+def kept_code(compiler: str, backends: Sequence[str]) -> dict[str, Any]:
+    """The images of other backends that are in native_code.json."""
+    path = DATA / "native_code.json"
+    if set(BACKENDS) <= set(backends) or not path.is_file():
+        return {}
+    stored = json.loads(path.read_text(encoding="utf-8"))["images"][compiler]
+    return {key: image for key, image in stored.items() if key.split("/")[1] not in backends}
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is emulated: a column of native_layers.csv; with `flash`, what is waited for that."""
+
+    name: str
+    setting: Setting
+    flash: FlashModel | None = None
+
+    @property
+    def sample(self) -> Sample:
+        """The layers it is emulated on: fewer with flash, whose emulation is slow."""
+        if self.flash is None:
+            return sample(self.setting.dtype)
+        return few(self.setting.dtype)
+
+
+def columns() -> Iterator[Column]:
+    """All columns."""
+    for core, dtype in product(CYCLE_CORES, DTYPES):
+        if core == "cortex-m4" and dtype in INTEGERS:
+            continue
+        for rounding in ROUNDINGS if dtype == "int8" else ROUNDINGS[:1]:
+            setting = Setting(core, "native", rounding, dtype)
+            yield Column(setting.key, setting)
+            if core in DSP_CORES and dtype in INTEGERS:
+                setting = Setting(core, "native-dsp", rounding, dtype)
+                yield Column(setting.key, setting)
+    for name, (core, flash) in FLASH.items():
+        for backend, dtype in (("native", "int8"), ("native-dsp", "int8"), ("native", "float32")):
+            setting = Setting(core, backend, "double", dtype)
+            yield Column(f"{backend}@{name}", setting, flash)
+
+
+Rows = dict[str, dict[str, str]]
+
+
+def measure_cycles(jobs: int, wanted: Sequence[Column], rows: Rows) -> None:
+    """Fill columns of the rows of native_layers.csv (by their shapes); a layer each."""
+
+    def one(column: Column) -> list[tuple[dict[str, str], float, float]]:
+        began = time.perf_counter()
+        graph, found = column.sample.graph, []
+        for index, cycles, waits in emulated(column):
+            found.append((describe(graph, graph.ops[index]), cycles, waits))
+        print(column.name, column.setting.dtype, f"{time.perf_counter() - began:.0f} s", flush=True)
+        return found
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for column, found in zip(wanted, pool.map(one, wanted), strict=True):
+            for shapes, cycles, waits in found:
+                row = rows.setdefault("|".join(shapes.values()), shapes)
+                row[column.setting.key] = str(round(cycles))
+                if column.flash:
+                    row[column.name] = str(round(waits))
+            write_rows(list(rows.values()))
+
+
+def emulated(column: Column) -> Iterator[tuple[int, float, float]]:
+    """(Place in the graph, cycles, cycles waited for flash) of every layer."""
+    drawn = column.sample
+    with TemporaryDirectory(prefix="dse-") as folder:
+        run = emulate(built(column.setting, drawn, folder), drawn.entry, column.flash)
+    for one in run.operators[:-1]:
+        yield int(one.name.split("_")[2]), one.cycles, one.flash_cycles
+
+
+def read_rows() -> Rows:
+    """The rows there are, by their shapes."""
+    path = DATA / "native_layers.csv"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return {"|".join(row[name] for name in SHAPE_COLUMNS): row for row in rows}
+
+
+def write_rows(rows: Sequence[Mapping[str, str]]) -> None:
+    """native_layers.csv: shapes, then a column a setting, in order."""
+    found = {name for row in rows for name in row} - set(SHAPE_COLUMNS)
+    names = [*SHAPE_COLUMNS, *sorted(found)]
+    ordered = sorted(rows, key=lambda row: [row[name] for name in SHAPE_COLUMNS])
+    with (DATA / "native_layers.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(ordered)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=("code", "cycles"))
+    parser.add_argument("--columns", default="", help="only columns whose names match, others stay")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS, help="code")
+    parser.add_argument("--jobs", type=int, default=2, help="builds and emulators at a time")
+    options = parser.parse_args()
+    if options.only != "cycles":
+        text = json.dumps(measure_code(options.jobs, options.backends), indent=1, sort_keys=True)
+        (DATA / "native_code.json").write_text(text + "\n", encoding="utf-8")
+    if options.only != "code":
+        wanted = [
+            one
+            for one in columns()
+            if re.search(options.columns, one.name) and one.setting.dtype in options.dtypes
+        ]
+        some = options.columns or options.dtypes != DTYPES
+        measure_cycles(options.jobs, wanted, read_rows() if some else {})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What comes next: Optuna's samplers on a study in memory, told of every finished trial.
+
+A sampler is made anew for every trial from (seed, trial number), and the memory study is rebuilt
+from stored trials, so a resumed study proposes what an uninterrupted one would have proposed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from dse import draws
+from dse.errors import StudyError
+from dse.greybox import GreyBoxSampler
+from dse.greybox.history import CLAIM
+from dse.problem import Problem
+from dse.rows import StudyRecord
+from dse.samplers import GREY_BOX, make_sampler, starts
+from dse.search_costs import grey_box
+from dse.space import Candidate
+from dse.trial import METRICS, State, Trial
+
+# Proposals of known candidates before the last one is changed a little instead.
+MAX_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate to try as trial `number`; `asked` where a sampler waits to be told of it."""
+
+    number: int
+    candidate: Candidate
+    params: Mapping[str, Any]
+    attrs: Mapping[str, Any]
+    asked: optuna.Trial | None
+    baseline: str = ""
+
+
+class Proposer:
+    """Asks a study's sampler, and tells it; nothing here is stored as it stands."""
+
+    def __init__(self, problem: Problem, record: StudyRecord) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.problem, self.record, self.space = problem, record, problem.space
+        self._study = optuna.create_study(
+            directions=[METRICS[name].direction for name in problem.objectives],
+            sampler=optuna.samplers.RandomSampler(seed=0),
+        )
+        self._accuracies: list[float] = []
+        self._baseline: float | None = None  # accuracy of the float32 network
+        self._samples: int | None = None
+        self._grey: GreyBoxSampler | None = None
+
+    # --- asking -------------------------------------------------------------------------------
+
+    def propose(self, number: int, asked_before: int, known: Container[str]) -> Proposal | None:
+        """A candidate whose key is not known yet; None when nothing is left.
+
+        `asked_before` proposals came before this one, without the baselines.
+        """
+        source = random.Random(self.record.seed * 1_000_003 + number)
+        if asked_before < starts(self.record.sampler, self.record.sampler_settings):
+            params = draws.spread(self.problem, known, source)
+            if params is not None:
+                return self._enqueued(params, number)
+        self._study.sampler = self._sampler(number)
+        for _ in range(MAX_REPEATS):
+            try:
+                proposal = self._ask(number)
+            except StudyError:  # the grey box has nothing left to train
+                return None
+            if proposal.candidate.key not in known:
+                return proposal
+            assert proposal.asked is not None
+            # A failed trial of the memory study: samplers pass over it, and nothing is stored.
+            self._study.tell(proposal.asked, state=TrialState.FAIL)
+        params = draws.near(self.space, proposal.params, known, source)
+        params = params or draws.unseen(self.space, known, source)
+        return None if params is None else self._enqueued(params, number)
+
+    def _enqueued(self, params: Mapping[str, Any], number: int) -> Proposal:
+        self._study.enqueue_trial(dict(params))
+        return self._ask(number)
+
+    def _ask(self, number: int) -> Proposal:
+        asked = self._study.ask(self.space.distributions)
+        candidate = self.space.candidate(asked.params)
+        attrs = dict(self._study._storage.get_trial_system_attrs(asked._trial_id))
+        attrs.pop(CLAIM, None)
+        return Proposal(number, candidate, asked.params, attrs, asked)
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """The sampler for a trial; the grey box is kept for the costs that it has asked for."""
+        record = self.record
+        if record.sampler not in GREY_BOX:
+            return make_sampler(
+                record.sampler,
+                record.sampler_settings,
+                record.seed,
+                number,
+                self.space.choices,
+                self.space.distributions,
+            )
+        if self._grey is None:
+            known = (self._baseline, self._samples)
+            self._grey = grey_box(self.problem, record.sampler_settings, record.seed, *known)
+        self._grey.number = number
+        return self._grey
+
+    # --- telling ------------------------------------------------------------------------------
+
+    def replay(self, trial: Trial) -> None:
+        """Take over a finished trial that no sampler waits for."""
+        if self._tellable(trial):
+            self._study.add_trial(self._frozen(trial))
+        elif trial.params and self.record.sampler in GREY_BOX:
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState.FAIL,
+                    params=dict(trial.params),
+                    distributions=self.space.distributions,
+                )
+            )
+        self._remember(trial)
+
+    def tell(self, proposal: Proposal, trial: Trial) -> None:
+        """Tell the sampler what came of its proposal."""
+        if proposal.asked is None:
+            self.replay(trial)
+            return
+        if self._tellable(trial):
+            for name, value in self._constraints(trial).items():
+                proposal.asked.set_constraint(name, value)
+            self._study.tell(proposal.asked, self._values(trial))
+        else:
+            self._study.tell(proposal.asked, state=TrialState.FAIL)
+        self._remember(trial)
+
+    def _remember(self, trial: Trial) -> None:
+        accuracy = trial.value("accuracy")
+        if accuracy is None:
+            return
+        self._accuracies.append(accuracy)
+        if trial.number == 0:
+            self._baseline, self._samples = accuracy, trial.validation_samples or None
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return create_trial(
+            state=TrialState.COMPLETE,
+            values=self._values(trial),
+            params=dict(trial.params),
+            distributions=self.space.distributions,
+            system_attrs=dict(trial.attrs),
+            constraints=self._constraints(trial),
+        )
+
+    def _tellable(self, trial: Trial) -> bool:
+        """A failed trial, or a baseline that no knob can express, teaches the sampler nothing.
+
+        The grey box knows costs by itself: a trial without an accuracy says nothing more.
+        """
+        unknown = self.record.sampler in GREY_BOX and trial.value("accuracy") is None
+        return trial.state is not State.FAILED and bool(trial.params) and not unknown
+
+    def _values(self, trial: Trial) -> list[float]:
+        """Objectives as samplers see them: costs by logarithm, an unknown accuracy at the mean.
+
+        A rejected candidate has no accuracy; samplers order it by its constraints.
+        """
+        mean = float(np.mean(self._accuracies)) if self._accuracies else 0.5
+        values = []
+        for name in self.problem.objectives:
+            value = trial.value(name)
+            if name == "accuracy":
+                values.append(mean if value is None else value)
+            else:
+                values.append(float(np.log10(value or 1.0)))
+        return values
+
+    def _constraints(self, trial: Trial) -> dict[str, float]:
+        """Every constraint gets a value in every trial; one that was not decided counts as met."""
+        names = {*trial.violations, *(c.text for c in self.problem.study.constraints)}
+        return {name: trial.violations.get(name, 0.0) for name in sorted(names)}

@@ -1,0 +1,101 @@
+"""What the grey-box sampler is told of a study: costs, targets, features, and what counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dse.problem import Problem
+from dse.space import Candidate
+from dse.trial import COST_METRICS
+
+if TYPE_CHECKING:
+    from dse.greybox import GreyBoxSampler
+
+Params = Mapping[str, Any]
+
+
+def grey_box(
+    problem: Problem,
+    settings: Mapping[str, Any],
+    seed: int,
+    baseline: float | None,
+    samples: int | None,
+) -> GreyBoxSampler:
+    """The sampler for a study.
+
+    `baseline` is the accuracy of its float32 network, `samples` what accuracy is measured on.
+    """
+    from dse.greybox import GreyBoxSampler
+
+    space = problem.space
+    targets = [knob.name for knob in space.knobs if knob.kind == "target"]
+    return GreyBoxSampler(
+        lambda networks, deployments: _costs(problem, networks, deployments),
+        learned=problem.objectives.index("accuracy"),
+        deployment=targets,
+        distributions=space.distributions,
+        vectorized=True,
+        features=lambda params: _features(problem, params),
+        network=lambda params: _anywhere(problem, params).network_key,
+        region=_region(problem, baseline),
+        samples=samples,
+        seed=seed,
+        **settings,
+    )
+
+
+def _anywhere(problem: Problem, params: Params) -> Candidate:
+    """The network of some parameters, on whichever target."""
+    return problem.space.candidate(params)
+
+
+def _costs(
+    problem: Problem, networks: Sequence[Params], deployments: Sequence[Params]
+) -> npt.NDArray[np.float64]:
+    """log10 of the costs that are objectives, (n, d, k); nan where a constraint is missed."""
+    names = [name for name in problem.objectives if name in COST_METRICS]
+    found = np.full((len(networks), len(deployments), max(1, len(names))), np.nan)
+    for row, network in enumerate(networks):
+        candidate = _anywhere(problem, network)
+        for column, deployment in enumerate(deployments):
+            target = str(next(iter(deployment.values()), candidate.target))
+            screening = problem.screen(replace(candidate, target=target))
+            if screening.feasible:
+                values = [screening.metrics[name].value or 1.0 for name in names]
+                found[row, column] = [math.log10(value) for value in values] or [0.0]
+    return found[:, :, : len(names)] if names else found
+
+
+def _features(problem: Problem, params: Params) -> Mapping[str, Sequence[float]]:
+    """By layer: log of the kept channels and weights, and 2^-bits; what else decides, by choice."""
+    candidate, space = _anywhere(problem, params), problem.space
+    channels = space.channels
+    found: dict[str, list[float]] = {
+        "kept": [math.log(candidate.widths.get(g, n) / n) for g, n in channels.items()],
+        "dense": [math.log(candidate.kept.get(layer, 1.0)) for layer in space.layers],
+        "bits": [2.0 ** -candidate.bits.get(layer, 32) for layer in space.layers],
+    }
+    for knob in space.knobs:
+        if knob.kind in ("criterion", "schedule", "precision") and len(knob.choices) > 1:
+            chosen = getattr(candidate, knob.kind)
+            found[knob.name] = [float(chosen == choice) for choice in knob.choices]
+    return {name: values for name, values in found.items() if values}
+
+
+def _region(problem: Problem, baseline: float | None) -> list[tuple[float, float]]:
+    """(best, worst) by objective: the study's box, and no accuracy that its limits refuse."""
+    box = problem.box
+    limits = [limit.limit(baseline) for limit in problem.study.constraints if limit.needs_accuracy]
+    found = []
+    for name, ideal, reference in zip(box.metrics, box.ideal, box.reference, strict=True):
+        if name == "accuracy":
+            found.append((1.0 - ideal, max(1.0 - reference, *limits, 0.0)))
+        else:
+            found.append((math.log10(ideal), math.log10(reference)))
+    return found

@@ -1,0 +1,158 @@
+"""Which of our kernels runs an operator: the rule that emission and the cost model share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dse.graph.ir import (
+    Add,
+    Concat,
+    Conv2D,
+    FullyConnected,
+    Graph,
+    Lookup,
+    Mul,
+    Op,
+    Pad,
+    Pool2D,
+    Reshape,
+    Softmax,
+    WeightedOp,
+)
+from dse.targets.cycles import kernel_class
+from dse.targets.encoding import Encoding
+
+ACCUMULATOR_LIMIT = 2**31
+# Depthwise kernels work on four channels at a time; fewer take the general kernel.
+LANES = 4
+# Those of the vector extension on eight.
+MVE_LANES = 8
+# The DSP kernels multiply narrow weights by the place they have in their byte.
+PLACE = {8: 1, 4: 16, 2: 64}
+LONG = 1 << 16
+# Mean magnitude of 8-bit weights as a share of the largest; at 2 bits about 0.7 of 1.
+MEAN_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel's file, the container bits of its weights, and what it expects.
+
+    `folded`: the bias has taken in the input's zero point. `value` is the C type of what a DSP
+    block multiplies, empty for kernels without one.
+    """
+
+    file: str
+    bits: int
+    folded: bool = False
+    value: str = ""
+
+    @property
+    def function(self) -> str:
+        """The C function."""
+        plain = self.file == "dsp_depthwise" or self.file.startswith("mve_")
+        return self.file if plain else f"{self.file}_w{self.bits}"
+
+    @property
+    def scratch(self) -> bool:
+        """Whether it copies columns into scratch."""
+        return self.file in ("dsp_conv", "mve_conv")
+
+
+def choose(op: WeightedOp, encoding: Encoding, bound: int, dsp: bool, mve: bool = False) -> Choice:
+    """The kernel of an integer layer; `bound` is the largest accumulator, `dsp` the variant.
+
+    With `mve`, dense 8-bit layers take the kernels of the vector extension.
+
+    The bound of a graph of shapes is not known; 0 stands for one that fits, as all but layers of
+    tens of thousands of inputs do.
+    """
+    bits = encoding.container_bits
+    if encoding.layout == "sparse":
+        return Choice("sparse", bits)
+    if mve and bits == 8 and bound < ACCUMULATOR_LIMIT and not _narrow(op):
+        return _vectors(op)
+    if isinstance(op, Conv2D) and op.depthwise:
+        if op.weight.shape[0] != op.groups or op.groups < LANES:
+            return Choice("depthwise_any", bits)
+        words = dsp and bits == 8 and op.dilation == (1, 1) and bound < ACCUMULATOR_LIMIT
+        return Choice("dsp_depthwise" if words else "depthwise", bits)
+    if not dsp or bound * PLACE[bits] >= ACCUMULATOR_LIMIT:
+        return Choice("conv", bits, folded=True)
+    if isinstance(op, FullyConnected):
+        return Choice("dsp_vector", bits, folded=True)
+    if kernel_class(op) == "pointwise":
+        return Choice("dsp_pointwise", bits, folded=True, value="int8_t")
+    return Choice("dsp_conv", bits, value="int16_t")
+
+
+def _narrow(op: WeightedOp) -> bool:
+    """A depthwise layer with fewer channels than a vector, or several outputs a channel."""
+    if not isinstance(op, Conv2D) or not op.depthwise:
+        return False
+    return op.weight.shape[0] != op.groups or op.groups < MVE_LANES
+
+
+def _vectors(op: WeightedOp) -> Choice:
+    if isinstance(op, Conv2D) and op.depthwise:
+        return Choice("mve_depthwise", 8)
+    pointwise = isinstance(op, FullyConnected) or kernel_class(op) == "pointwise"
+    return Choice("mve_pointwise" if pointwise else "mve_conv", 8, folded=True)
+
+
+def kernels_of(
+    graph: Graph, op: Op, encoding: Encoding | None, dsp: bool, mve: bool = False
+) -> tuple[str, ...]:
+    """The C functions that an operator calls; float32 ones end in _f32.
+
+    `encoding` is that of its weights, None without weights. Empty for a reshape, which is taken to
+    lie in place.
+    """
+    suffix = _suffix(graph.tensors[op.inputs[0]].dtype)
+    if isinstance(op, Conv2D | FullyConnected):
+        assert encoding is not None
+        return (_weighted(op, encoding, dsp, mve, suffix),)
+    if isinstance(op, Pool2D):
+        return (f"{op.mode}_pool{suffix}",)
+    if isinstance(op, Lookup):
+        return (_lookup(op.function, suffix),)
+    if isinstance(op, Concat):
+        return (f"copy{suffix}",)
+    if isinstance(op, Pad):
+        return (f"fill{suffix}", f"copy{suffix}")
+    if isinstance(op, Add | Mul | Softmax):
+        return (f"{op.kind}{suffix}",)
+    return () if isinstance(op, Reshape) else (op.kind,)
+
+
+def _suffix(dtype: str) -> str:
+    return {"float32": "_f32", "int16": "_a16"}.get(dtype, "")
+
+
+def _lookup(function: str, suffix: str) -> str:
+    """Int16 curves share a table and clamps need none; other functions have one of their own."""
+    if suffix == "_a16" and function in ("sigmoid", "tanh"):
+        return f"{function}_a16"
+    if suffix == "_a16" and function in ("relu", "relu6"):
+        return "rescale_a16"
+    return f"lookup_{function}_f32" if suffix == "_f32" else f"lookup{suffix}"
+
+
+def _weighted(op: WeightedOp, encoding: Encoding, dsp: bool, mve: bool, suffix: str) -> str:
+    long = "_long" if op.weight.kept >= LONG else ""
+    if suffix == "_f32":
+        return f"sparse_f32{long}" if encoding.layout == "sparse" else "conv_f32"
+    bound = typical_bound(op) if suffix == "_a16" else 0
+    wide = "_wide" if bound >= ACCUMULATOR_LIMIT else ""
+    found = f"{choose(op, encoding, bound, dsp, mve).function}{suffix}{wide}"
+    return found + long if encoding.layout == "sparse" else found
+
+
+def typical_bound(op: WeightedOp) -> int:
+    """What int16 activations may sum up to with weights of usual size; the true bound needs values.
+
+    The kept weights of a row at the mean magnitude that scaling by the largest leaves.
+    """
+    limit = (1 << op.weight.bits - 1) - 1
+    magnitude = limit * (MEAN_SHARE + (1 - MEAN_SHARE) / float(limit + 1) ** 0.75)
+    return int(2**15 * magnitude * op.weight.kept / op.weight.shape[0])

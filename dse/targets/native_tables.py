@@ -1,0 +1,204 @@
+"""What our kernels take as built and emulated: bytes, stack and cycles by kernel, as data.
+
+`data/native_code.json` holds the bytes of every function in a linked image by core, backend and
+rounding contract, for the compiler the figures are made for and for another; `data/
+native_cycles.json` the coefficients of closed forms fitted to emulated layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from dse.graph.ir import Graph, Op
+from dse.targets.board import Board
+from dse.targets.cycles import Cycles
+from dse.targets.encoding import Encoding
+from dse.targets.native_features import Call, calls, data_cache_bytes, waits
+
+# The compiler that comes with pip; the other one shows how far compilers differ.
+COMPILER, OTHER_COMPILER = "zig", "gcc"
+# Entry points and NAME_run besides a call an operator, in bytes: three functions of a few
+# instructions each, padded to words.
+API_BYTES = 18
+FLASH_CLASSES = (1024, 2048, 4096, 8192)
+KEPT = 65536
+# What whole networks are off by (reports/native.md): more than layers on the M7, whose emulated
+# branch predictor learns from all layers of an image at once.
+NETWORK_ERROR, NETWORK_ERROR_M7 = 0.10, 0.30
+LONG, WIDE, INT16 = "_long", "_wide", "_a16"
+
+
+@cache
+def _file(name: str) -> Mapping[str, Any]:
+    text = (resources.files("dse.targets") / "data" / name).read_text("utf-8")
+    found: Mapping[str, Any] = json.loads(text)
+    return found
+
+
+@dataclass(frozen=True)
+class KernelCode:
+    """Bytes of the functions of every kernel on one core; stack with the call of an operator."""
+
+    functions: Mapping[str, int]
+    kernels: Mapping[str, Mapping[str, Any]]
+    run: Sequence[int]
+
+    def code_bytes(self, names: Iterable[str]) -> dict[str, int]:
+        """Bytes by kernel; a function that several share is counted with the first."""
+        done: set[str] = set()
+        found = {}
+        for name in names:
+            parts = [part for part in self._kernel(name)["functions"] if part not in done]
+            done.update(parts)
+            found[name] = sum(self.functions[part] for part in parts)
+        return found
+
+    def _kernel(self, name: str) -> Mapping[str, Any]:
+        """What was built; a kernel of 64-bit sums that was not takes the narrow one's figures."""
+        return self.kernels.get(name) or self.kernels[name.replace(WIDE, "")]
+
+    def call_bytes(self, names: Iterable[str]) -> float:
+        """Bytes of the operators' own functions and of NAME_run's calls; a name an operator."""
+        each = self.run[0] / self.run[1]
+        return sum(float(self._kernel(name)["call"]) + each for name in names)
+
+    def stack_bytes(self, names: Iterable[str]) -> int:
+        """The deepest call chain from NAME_run."""
+        return int(self.run[2]) + max((self._kernel(name)["stack"] for name in names), default=0)
+
+
+@cache
+def kernel_code(core: str, backend: str, rounding: str, compiler: str) -> KernelCode | None:
+    """What was built for a core, such as cortex-m4f; None where nothing was."""
+    images = _file("native_code.json")["images"][compiler]
+    key = f"{core}/{backend}/{rounding}"
+    if key not in images:
+        return None
+    found = images[key]
+    return KernelCode(found["functions"], found["kernels"], found["run"])
+
+
+def compiler_text(compiler: str = COMPILER) -> str:
+    """The compiler with version and optimization."""
+    return f"{compiler} {_file('native_code.json')['compilers'][compiler]}"
+
+
+@cache
+def code_ratio(backend: str) -> tuple[float, float]:
+    """The smallest and largest share that the other compiler's code is of the reference's.
+
+    Over all cores and kernels that were built for a backend.
+    """
+    images = _file("native_code.json")["images"]
+    found = [1.0]
+    for key, image in images[COMPILER].items():
+        other = images[OTHER_COMPILER].get(key)
+        if key.split("/")[1] == backend and other:
+            ours, theirs = (_total(one) for one in (image, other))
+            found.append(theirs / ours)
+    return min(found), max(found)
+
+
+def _total(image: Mapping[str, Any]) -> int:
+    """Bytes of the functions of int8 kernels; those of other activations have an @."""
+    return sum(size for name, size in image["functions"].items() if "@" not in name)
+
+
+@dataclass(frozen=True)
+class KernelCycles:
+    """Fitted cycles of our kernels on one core, and what they wait for flash (a `Timing`).
+
+    `kernels` are coefficients by kernel and count; `waiting` those of one wait state, by bytes of
+    cache. `error` is the half-width of the interval.
+    """
+
+    core: str
+    backend: str
+    kernels: Mapping[str, Mapping[str, float]]
+    waiting: Mapping[int, Mapping[str, Mapping[str, float]]]
+    error: float
+    source: str
+    kept: dict[tuple[Any, ...], Cycles] = field(default_factory=dict, compare=False, repr=False)
+
+    def operator(
+        self, graph: Graph, op: Op, encoding: Encoding | None, board: Board, constant_bytes: int
+    ) -> Cycles:
+        """Cycles of one operator, kept by its shapes; see `Timing`."""
+        shapes = tuple([(t.shape, t.dtype) for t in map(graph.tensor, (*op.inputs, op.output))])
+        key = (op.kind, op.attributes, shapes, board.wait_states, board.cache_bytes)
+        if key not in self.kept:
+            if len(self.kept) >= KEPT:
+                self.kept.clear()
+            value = self._cycles(graph, op, encoding, board)
+            self.kept[key] = Cycles(value, value, value)
+        return self.kept[key]
+
+    def relative_error(self, board: Board) -> float:
+        """The same on every board: flash is modelled, not measured."""
+        return self.error
+
+    def _cycles(self, graph: Graph, op: Op, encoding: Encoding | None, board: Board) -> float:
+        found = 0.0
+        for call in calls(graph, op, encoding, self.backend == "native-dsp"):
+            kernel = call.kernel.removesuffix(LONG)
+            found += _dot(_nearest(self.kernels, kernel), call.counts)
+            found += self._waits(call, kernel, board)
+        return found
+
+    def _waits(self, call: Call, kernel: str, board: Board) -> float:
+        """Cycles that a call waits for the board's flash."""
+        if not board.wait_states or not self.waiting:
+            return 0.0
+        nearest = min(self.waiting, key=lambda size: abs(size - board.cache_bytes))
+        counts = dict(waits(call, data_cache_bytes(board.cache_bytes)))
+        return board.wait_states * _dot(_nearest(self.waiting[nearest], kernel), counts)
+
+
+def _nearest(table: Mapping[str, Mapping[str, float]], kernel: str) -> Mapping[str, float]:
+    """The coefficients of a kernel, or of the narrower one where it was not emulated."""
+    for name in (kernel, kernel.replace(WIDE, ""), kernel.replace(WIDE, "").replace(INT16, "")):
+        if name in table:
+            return table[name]
+    return {}
+
+
+def _dot(coefficients: Mapping[str, float], counts: Mapping[str, float]) -> float:
+    return sum(value * counts.get(name, 0.0) for name, value in coefficients.items())
+
+
+@cache
+def kernel_cycles(core: str, backend: str, rounding: str) -> KernelCycles | None:
+    """The fitted cycles on a core, such as cortex-m4f; None where nothing was emulated."""
+    tables = _file("native_cycles.json")["tables"]
+    key = f"{core}/{backend}/{rounding}"
+    integer = tables.get(key) or tables.get(f"{_AS.get(core, core)}/{backend}/{rounding}")
+    if integer is None:
+        return None
+    floats = tables.get(f"{core}/native/double", integer)["kernels"]
+    kernels = {name: found for name, found in floats.items() if name.endswith("_f32")}
+    kernels = {**integer["kernels"], **kernels}
+    waiting = {
+        size: {
+            **tables[f"native@{size}"]["kernels"],
+            **tables[f"{backend}@{size}"]["kernels"],
+        }
+        for size in FLASH_CLASSES
+        if f"native@{size}" in tables
+    }
+    source = (
+        f"closed forms fitted to emulated layers of our kernels, {compiler_text()} "
+        f"(dse.targets.native_fit); 90 % of left-out layers within {integer['error']:.0%}, whole "
+        "networks: reports/native.md"
+    )
+    least = NETWORK_ERROR_M7 if core == "cortex-m7" else NETWORK_ERROR
+    error = max(least, integer["error"])
+    return KernelCycles(core, backend, kernels, waiting, error, source)
+
+
+# Integer code is the same without a floating-point unit.
+_AS = {"cortex-m4": "cortex-m4f"}
