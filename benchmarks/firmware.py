@@ -47,6 +47,7 @@ OPTIMIZE = "-O2"
 # One core with an FPU stands for both: integer networks use none.
 CORES = tuple(core for core in CPUS if core != "cortex-m4f")
 WITHOUT_DSP = ("cortex-m0plus", "cortex-m3")
+WITH_MVE = ("cortex-m55",)
 WIDTHS = ("8", "8/4", "4", "2")
 Activations = Literal["int8", "int16"]
 ACTIVATIONS: tuple[Activations, ...] = ("int8", "int16")
@@ -155,12 +156,19 @@ def cases(
     for activations, width in kinds:
         kind = (name, activations, width)
         for core in cores:
-            backends = ("native",) if core in WITHOUT_DSP else ("native", "native-dsp")
+            backends = backends_of(core)
             for compiler in chosen:
                 for backend in backends:
                     yield Case(*kind, "double", core, backend, compiler)
                 if name == "digits" and core in SINGLE_CORES and width in SINGLE_WIDTHS:
                     yield Case(*kind, "single", core, backends[-1], compiler)
+
+
+def backends_of(core: str) -> tuple[str, ...]:
+    """The kernels that a core can run, the quickest last."""
+    if core in WITHOUT_DSP:
+        return ("native",)
+    return ("native", "native-dsp", *(("native-mve",) if core in WITH_MVE else ()))
 
 
 def choose(
@@ -331,8 +339,7 @@ def missing(cores: Sequence[str], chosen: Sequence[str]) -> tuple[list[str], lis
     """(Cores that can be emulated, sentences about what is not there or not yet made)."""
     reasons = [
         "DSP kernels on Cortex-M0+ and M3: these cores have no DSP instructions",
-        "Helium on Cortex-M55: there are no such kernels yet, it runs the others; its cycles: "
-        "there is no table of this core",
+        "cycles of Cortex-M55: there is no table of this core",
     ]
     reasons += [f"compiler {name}: not installed" for name in chosen if name not in compilers()]
     there = []

@@ -1,5 +1,7 @@
 """Speed of our kernels: cycles a MAC of typical layers, emulated without wait states.
 
+On a Cortex-M55, which has no cycle table, QEMU counts instructions instead.
+
 Each layer is a network of its own with random weights and a ReLU, emitted, built at -O2 and -O3 by
 every compiler there is, run on one input, and checked byte for byte against the exact executor.
 Writes reports/kernels.md beside the goals.
@@ -15,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,13 +32,18 @@ from dse.firmware.build import build, compilers
 from dse.firmware.emit import emit
 from dse.firmware.emulate import emulate
 from dse.graph import execute
-from dse.graph.ir import Graph, op_macs
+from dse.graph.ir import Graph, WeightedOp, op_macs
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
+from dse.targets import find_core
 
 Bytes = npt.NDArray[np.int8]
 REPORT = Path(__file__).parents[1] / "reports" / "kernels.md"
-CORES = ("cortex-m4", "cortex-m0plus", "cortex-m7", "cortex-m33")
+CORES = ("cortex-m4", "cortex-m0plus", "cortex-m7", "cortex-m33", "cortex-m55")
+COUNTED = ("cortex-m55",)
+REPEATS = 4
+# Below, `native-mve` runs the kernels of `native-dsp`.
+VECTOR_BITS = 8
 GOAL_CORE = "cortex-m4"
 WIDTHS = (8, 4, 2)
 GOAL_WIDTHS = (8, 4)
@@ -118,8 +125,11 @@ class Network:
         return op_macs(self.graph, self.graph.weighted[0])
 
 
-def network(layer: Layer, bits: int) -> Network:
-    """The layer with a ReLU behind it; a global pool ends what has height and width."""
+def network(layer: Layer, bits: int, alone: bool = False) -> Network:
+    """The layer with a ReLU behind it; a global pool ends what has height and width.
+
+    `alone` cuts the pool off, for emulators that do not tell operators apart.
+    """
     torch.manual_seed(SEED)
     end = () if layer.shape[1] == 1 else (nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = nn.Sequential(layer.make(), nn.ReLU(), *end).eval()
@@ -127,21 +137,41 @@ def network(layer: Layer, bits: int) -> Network:
     floating = trace(model, layer.shape, "layer")
     names = [op.name for op in floating.weighted]
     graph = quantize(floating, execute.observe(floating, inputs), dict.fromkeys(names, bits))
-    expected = execute.run(graph, inputs[:1]).numpy().astype(graph.tensors[graph.output].dtype)
+    graph = up_to(graph, graph.weighted[0]) if alone else graph
+    answer = execute.run(graph, inputs[:1])
+    answer = answer.permute(0, 2, 3, 1) if answer.dim() == 4 else answer
+    expected = answer.reshape(1, -1).numpy().astype(graph.tensors[graph.output].dtype)
     return Network(graph, execute.input_bytes(graph, inputs[:1]), expected.view(np.int8))
 
 
+def up_to(graph: Graph, last: WeightedOp) -> Graph:
+    """The graph without what comes after an operator."""
+    ops = graph.ops[: graph.ops.index(last) + 1]
+    names = {name for op in ops for name in (*op.inputs, op.output)}
+    tensors = {name: tensor for name, tensor in graph.tensors.items() if name in names}
+    return replace(graph, ops=ops, tensors=tensors, output=last.output)
+
+
 def measure(case: Case, made: Network) -> float | str:
-    """Cycles a MAC of the layer's operator, or why there are none."""
+    """Cycles a MAC of the layer's operator (instructions on COUNTED cores), or why not."""
     try:
         with TemporaryDirectory(prefix="dse-") as folder:
             sources = emit(made.graph, "layer", case.backend)
-            image = build(sources, case.core, case.compiler, case.optimize, Path(folder))
+            image = build(
+                sources,
+                case.core,
+                case.compiler,
+                case.optimize,
+                Path(folder),
+                repeats=REPEATS if case.core in COUNTED else 1,
+            )
             result = emulate(image, made.entry)
     except DseError as error:
         return str(error)
     if (result.outputs != made.expected).any():
         return "the outputs differ from the exact network's"
+    if case.core in COUNTED:
+        return result.instructions / made.macs
     index = made.graph.ops.index(made.graph.weighted[0])
     (cycles,) = [one.cycles for one in result.operators if f"_op_{index}_" in one.name]
     return cycles / made.macs
@@ -155,12 +185,19 @@ def all_cases(options: argparse.Namespace, chosen: Sequence[str]) -> list[Case]:
             options.cores,
             options.layers,
             options.bits,
-            ("native", "native-dsp"),
+            ("native", "native-dsp", "native-mve"),
             chosen,
             options.optimize,
         )
-        if not (core == "cortex-m0plus" and backend == "native-dsp")
+        if runs(core, backend, bits)
     ]
+
+
+def runs(core: str, backend: str, bits: int) -> bool:
+    """Whether the core has what the kernels need, and they are not those of another backend."""
+    if backend == "native-mve":
+        return core in COUNTED and bits == VECTOR_BITS
+    return backend == "native" or find_core(core).dsp
 
 
 def page(found: Found, seconds: float) -> str:
@@ -178,8 +215,24 @@ def page(found: Found, seconds: float) -> str:
         *_goals(found),
     ]
     for core in dict.fromkeys(case.core for case in found):
-        lines += ["", f"## {core}", "", *_table({c: v for c, v in found.items() if c.core == core})]
+        lines += [
+            "",
+            *_heading(core),
+            "",
+            *_table({c: v for c, v in found.items() if c.core == core}),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _heading(core: str) -> Iterator[str]:
+    yield f"## {core}"
+    if core in COUNTED:
+        yield ""
+        yield (
+            "**Instructions** a MAC, counted by QEMU, not cycles: there is no cycle table of this "
+            "core, and a vector instruction takes two cycles there. Compilers may make "
+            "vectors of plain C too: the kernels `native` and `native-dsp` are built for Helium."
+        )
 
 
 def _goals(found: Found) -> Iterator[str]:
@@ -245,11 +298,9 @@ def main() -> None:
     if not chosen:
         sys.exit(f"none of these compilers is installed: {', '.join(options.compilers)}")
     wanted = all_cases(options, chosen)
-    made = {
-        (name, bits): network(LAYERS[name], bits)
-        for name, bits in product(options.layers, options.bits)
-    }
-    inputs = [made[case.layer, case.bits] for case in wanted]
+    kinds = {(case.layer, case.bits, case.core in COUNTED) for case in wanted}
+    made = {(name, bits, alone): network(LAYERS[name], bits, alone) for name, bits, alone in kinds}
+    inputs = [made[case.layer, case.bits, case.core in COUNTED] for case in wanted]
     with ThreadPoolExecutor(options.jobs) as pool:
         found = dict(zip(wanted, pool.map(measure, wanted, inputs), strict=True))
     options.output.write_text(page(found, time.perf_counter() - began), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,6 +166,9 @@ def explore(
         cache_folder() / "stages",
         stop,
     )
+    # What is loaded by now stays: the collector need not look at it again while costs are computed.
+    gc.collect()
+    gc.freeze()
     listener = _proving(listener, storage, record, launch)
     explorer = Explorer(storage, record, launch.problem, evaluator, listener, stop)
     ending = explorer.run(n_trials, timeout_s)

@@ -11,10 +11,18 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dse.errors import StudyError
-from dse.samplers import MAX_GRID, SAMPLER_SETTINGS, check_settings, make_sampler
+from dse.samplers import (
+    GREY_BOX,
+    MAX_GRID,
+    SAMPLER_SETTINGS,
+    check_settings,
+    make_sampler,
+    resolve,
+)
 from dse.space import Knob
 
-SAMPLERS = list(SAMPLER_SETTINGS)
+# The grey box needs a whole problem: tests/test_greybox_*.py and test_explorer.py.
+SAMPLERS = [name for name in SAMPLER_SETTINGS if name not in GREY_BOX]
 KNOBS = (
     Knob("prune.conv1", "prune", (0.0, 0.125, 0.25, 0.375, 0.5)),
     Knob("prune.conv2", "prune", (0.0, 0.5, 0.9)),
@@ -191,5 +199,13 @@ def test_a_probability_is_at_most_one(key: str) -> None:
 def test_an_unknown_sampler_is_named_with_the_nearest() -> None:
     with pytest.raises(StudyError, match=r"no sampler 'nsga4'; did you mean 'nsga[23]'\?"):
         check_settings("nsga4", {})
-    with pytest.raises(StudyError, match=r"no sampler 'x'; allowed: gp, grid, nsga2, nsga3, rand"):
+    with pytest.raises(StudyError, match=r"no sampler 'x'; allowed: auto, gp, grey-box, grid, nsga2"):
         make_sampler("x", {}, 0, 0, {})
+
+
+def test_auto_walks_small_spaces_and_takes_the_grey_box_for_the_rest() -> None:
+    assert resolve("auto", 30, 30)[0] == "grid"
+    name, why = resolve("auto", 31, 30)
+    assert name == "grey-box"
+    assert "31 settings are too many for 30 trials" in why
+    assert resolve("tpe", 3, 30) == ("tpe", "tpe, as asked for")

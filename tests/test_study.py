@@ -177,7 +177,7 @@ def test_what_is_left_out_or_left_empty_has_its_default() -> None:
     assert least.space.quantization.precision == ["int8"]
     assert least.space.clocks == ["max"]
     assert least.space.alignment is None
-    assert (least.sampler.name, least.sampler.settings) == ("tpe", {})
+    assert (least.sampler.name, least.sampler.settings) == ("auto", {})
     assert (least.training, least.constraints, least.timeout, least.storage) == ({}, [], None, None)
     assert (least.seed, least.n_trials) == (0, 100)
 

@@ -10,7 +10,8 @@ kernels as built and emulated (docs/decisions/0002-cost-model.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache, lru_cache
 
 from dse.graph.ir import Add, Conv2D, FullyConnected, Graph, Lookup, Mul, Op, Pool2D
 from dse.targets.board import Board
@@ -102,7 +103,7 @@ class Native(KernelLibrary):
 
     def illegal(self, board: Board) -> str:
         """The kernels were built and measured for this core."""
-        if kernel_code(board.core.name, self.name, self.rounding, COMPILER) is not None:
+        if _code(board.core.name, self.name, self.rounding) is not None:
             return ""
         return (
             f"backend '{self.name}' was never built for the {board.core.name} of board "
@@ -145,7 +146,7 @@ class Native(KernelLibrary):
         return {**parts, "runtime": round(runtime)}
 
     def _built(self, board: Board) -> KernelCode:
-        found = kernel_code(board.core.name, self.name, self.rounding, COMPILER)
+        found = _code(board.core.name, self.name, self.rounding)
         assert found is not None, board.core.name
         return found
 
@@ -176,6 +177,22 @@ class Native(KernelLibrary):
     def cycles(self, board: Board) -> KernelCycles | None:
         """The fitted cycles on the board's core."""
         return kernel_cycles(board.core.name, self.name, self.rounding)
+
+
+@cache
+def _code(core: str, backend: str, rounding: str) -> KernelCode | None:
+    """What was built for a core; float32 kernels are the same for all variants and contracts."""
+    found = kernel_code(core, backend, rounding, COMPILER)
+    plain = kernel_code(core, "native", "double", COMPILER)
+    if found is None or plain is None:
+        return None
+    functions, kernels = plain.functions, plain.kernels
+    floats = {name: each for name, each in kernels.items() if "_f32" in name}
+    parts = {part for each in floats.values() for part in each["functions"]}
+    sizes = {part: functions[part] for part in parts}
+    return replace(
+        found, functions={**sizes, **found.functions}, kernels={**floats, **found.kernels}
+    )
 
 
 @lru_cache(maxsize=64)

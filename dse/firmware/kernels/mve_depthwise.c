@@ -1,4 +1,4 @@
-/* needs: mve_finish taps */
+/* needs: mve_finish */
 /* The taps of a pixel that meet the input, and what lies between two of them. */
 typedef struct {
     int32_t rows, columns;
@@ -59,10 +59,10 @@ ALWAYS_INLINE void depthwise_eight(const $element *from, const int8_t *weights, 
 
 /* All channels of one pixel: a function of its own, for its registers' sake. */
 static NO_INLINE void mve_depthwise_pixel(const $element *from, const uint8_t *weights,
-                                          $element *output, const mve_taps *taps,
+                                          $element *output, const mve_taps *shape,
                                           const mve_outputs *outputs)
 {
-    const mve_taps at = *taps;
+    const mve_taps at = *shape;
     const mve_outputs of = *outputs;
     const int8_t *const weight = (const int8_t *)weights;
     for (int32_t c = 0; c < at.channels; c += 8) {
@@ -71,12 +71,17 @@ static NO_INLINE void mve_depthwise_pixel(const $element *from, const uint8_t *w
     }
 }
 
-/* The taps along an axis that meet the input: first <= tap < last; none meet when not. */
-ALWAYS_INLINE taps mve_met(int32_t start, int32_t dilation, int32_t kernel, int32_t size)
+/* The taps of a window along one axis that meet the input: first <= tap < last. */
+typedef struct {
+    int32_t first, last;
+} mve_axis;
+
+/* By division: compilers make long vector code of a loop that counts. */
+ALWAYS_INLINE mve_axis mve_met(int32_t start, int32_t dilation, int32_t kernel, int32_t size)
 {
-    const int32_t last = (size - 1 - start) / dilation + 1;
-    const taps found = {start < 0 ? (dilation - 1 - start) / dilation : 0,
-                        start >= size ? 0 : last < kernel ? last : kernel};
+    const int32_t reached = (size - 1 - start) / dilation + 1;
+    const mve_axis found = {start < 0 ? (dilation - 1 - start) / dilation : 0,
+                            start >= size ? 0 : reached < kernel ? reached : kernel};
     return found;
 }
 
@@ -90,24 +95,24 @@ static void mve_depthwise$suffix(const $element *input, $element *output, const 
 {
     const int32_t channels = g->input_channels;
     const mve_outputs of = {bias, multiplier, right, g->output_zero, g->low, g->high};
-    mve_taps met_taps = {0, 0, g->dilation_x * channels, 0, 0, channels, g->input_zero};
+    mve_taps taps = {0, 0, g->dilation_x * channels, 0, 0, channels, g->input_zero};
     for (int32_t y = 0; y < g->output_height; y++) {
         const int32_t top = y * g->stride_y - g->top;
-        const taps rows = mve_met(top, g->dilation_y, g->kernel_height, g->input_height);
+        const mve_axis rows = mve_met(top, g->dilation_y, g->kernel_height, g->input_height);
         for (int32_t x = 0; x < g->output_width; x++) {
             const int32_t left = x * g->stride_x - g->left;
-            const taps columns = mve_met(left, g->dilation_x, g->kernel_width, g->input_width);
+            const mve_axis columns = mve_met(left, g->dilation_x, g->kernel_width, g->input_width);
             const int some = rows.last > rows.first && columns.last > columns.first;
             const int32_t row = some ? top + rows.first * g->dilation_y : 0;
             const int32_t column = some ? left + columns.first * g->dilation_x : 0;
             const int32_t tap = some ? rows.first * g->kernel_width + columns.first : 0;
-            met_taps.rows = some ? rows.last - rows.first : 0;
-            met_taps.columns = columns.last - columns.first;
-            met_taps.input_back =
-                (g->dilation_y * g->input_width - met_taps.columns * g->dilation_x) * channels;
-            met_taps.weights_back = (g->kernel_width - met_taps.columns) * channels;
+            taps.rows = some ? rows.last - rows.first : 0;
+            taps.columns = columns.last - columns.first;
+            taps.input_back =
+                (g->dilation_y * g->input_width - taps.columns * g->dilation_x) * channels;
+            taps.weights_back = (g->kernel_width - taps.columns) * channels;
             mve_depthwise_pixel(input + (row * g->input_width + column) * channels,
-                                weights + tap * channels, output, &met_taps, &of);
+                                weights + tap * channels, output, &taps, &of);
             output += channels;
         }
     }
