@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources.abc import Traversable
@@ -150,6 +150,15 @@ class Board:
 
         Current per MHz times supply; a clock it was not measured at widens the interval.
         """
+        if clock_hz not in self._power:
+            self._power[clock_hz] = self._active_power_w(clock_hz)
+        return self._power[clock_hz]
+
+    @cached_property
+    def _power(self) -> dict[int, Fact | None]:
+        return {}
+
+    def _active_power_w(self, clock_hz: int) -> Fact | None:
         own = self.own.power_w(clock_hz)
         if own is not None:
             return own

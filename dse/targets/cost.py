@@ -7,7 +7,8 @@ network costs. Every metric has an interval and says where it comes from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -48,10 +49,16 @@ class Cost:
 
     target: str
     metrics: Mapping[MetricName, Metric]
-    operators: tuple[OperatorCost, ...]
     memory: MemoryPlan
     flash_parts: Mapping[str, int]
     ram_parts: Mapping[str, int]
+    # A search asks for thousands of costs, and hardly ever for their operators.
+    by_operator: Callable[[], tuple[OperatorCost, ...]] = field(compare=False, repr=False)
+
+    @cached_property
+    def operators(self) -> tuple[OperatorCost, ...]:
+        """What each operator takes, in the order in which they run."""
+        return self.by_operator()
 
     def value(self, metric: MetricName) -> float | None:
         """The metric's value in SI units, or None when it is unavailable."""
@@ -101,10 +108,10 @@ def _cost(graph: Graph, target: Target) -> Cost:
     return Cost(
         target.key,
         MappingProxyType(metrics),
-        _at_clock(found.operators, target.clock_hz),
         found.memory,
         found.flash_parts,
         found.ram_parts,
+        lambda: _operators(graph, found, target.clock_hz),
     )
 
 
@@ -137,7 +144,8 @@ class _OnBoard:
     memory: MemoryPlan
     flash_parts: Mapping[str, int]
     ram_parts: Mapping[str, int]
-    operators: tuple[OperatorCost, ...]
+    constants: _Constants
+    cycles: Mapping[str, Cycles]
     total: Cycles | None
     table: Timing | None
 
@@ -193,7 +201,8 @@ def _on_board(graph: Graph, target: Target) -> _OnBoard:
         memory,
         MappingProxyType(flash_parts),
         MappingProxyType(ram_parts),
-        _operators(graph, memory, constants, each),
+        constants,
+        each,
         _total(each) if table is not None else None,
         table,
     )
@@ -247,14 +256,13 @@ def _total(each: Mapping[str, Cycles]) -> Cycles:
     )
 
 
-def _operators(
-    graph: Graph, memory: MemoryPlan, constants: _Constants, each: Mapping[str, Cycles]
-) -> tuple[OperatorCost, ...]:
-    """Each operator but for its latency, in the order in which they run."""
+def _operators(graph: Graph, found: _OnBoard, clock_hz: int) -> tuple[OperatorCost, ...]:
+    """Each operator, in the order in which they run."""
+    each = found.cycles
     total = sum(cycles.value for cycles in each.values())
     named = {op.name: op for op in graph.ops}
     operators = []
-    for step in memory.steps:
+    for step in found.memory.steps:
         op, cycles = named[step.op], each[step.op].value if step.op in each else None
         operators.append(
             OperatorCost(
@@ -262,29 +270,13 @@ def _operators(
                 op.kind,
                 op_macs(graph, op),
                 cycles,
-                None,
+                None if cycles is None else cycles / clock_hz,
                 None if cycles is None else cycles / total if total else 0.0,
-                sum(constants.by_op[op.name].values()),
+                sum(found.constants.by_op[op.name].values()),
                 step.live_bytes,
             )
         )
     return tuple(operators)
-
-
-def _at_clock(operators: tuple[OperatorCost, ...], clock_hz: int) -> tuple[OperatorCost, ...]:
-    return tuple(
-        OperatorCost(
-            op.name,
-            op.kind,
-            op.macs,
-            op.cycles,
-            None if op.cycles is None else op.cycles / clock_hz,
-            op.share,
-            op.flash_bytes,
-            op.live_bytes,
-        )
-        for op in operators
-    )
 
 
 def _latency(found: _OnBoard, target: Target) -> Metric:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from dse.errors import TargetError
 from dse.graph.ir import (
@@ -103,9 +103,9 @@ class CycleTable:
         self, graph: Graph, op: Op, encoding: Encoding | None, board: Board, constant_bytes: int
     ) -> Cycles:
         """Cycles of one operator: features, stalls of a small cache, a serial flash."""
-        counts = features(graph, op, encoding)
+        counts, kernel, macs = _counted(graph, op, encoding)
         found = self.cycles(counts)
-        waits = self.stalls(kernel_class(op), op_macs(graph, op), board)
+        waits = self.stalls(kernel, macs, board)
         waits += self.fetch(constant_bytes, board) * counts.get("fetch", 0.0)
         return Cycles(found.value + waits, found.low + waits, found.high + waits)
 
@@ -124,6 +124,20 @@ class CycleTable:
     def relative_error(self, board: Board) -> float:
         """Half-width of the interval around the sum of all operators."""
         return self.error
+
+
+COUNTS_KEPT = 16384
+_COUNTS: dict[tuple[Any, ...], tuple[Features, str, int]] = {}
+
+
+def _counted(graph: Graph, op: Op, encoding: Encoding | None) -> tuple[Features, str, int]:
+    """Features, kernel and multiply-accumulates: the same on every board, so counted once."""
+    key = (graph.key, op.name, encoding)
+    if key not in _COUNTS:
+        if len(_COUNTS) >= COUNTS_KEPT:
+            _COUNTS.clear()
+        _COUNTS[key] = (features(graph, op, encoding), kernel_class(op), op_macs(graph, op))
+    return _COUNTS[key]
 
 
 def kernel_class(op: Op) -> str:

@@ -121,10 +121,10 @@ class EthosU:
         return Cost(
             target.key,
             MappingProxyType(metrics),
-            operators,
             memory,
             MappingProxyType(flash_parts),
             MappingProxyType(ram_parts),
+            lambda: operators,
         )
 
     def report(self, graph: Graph, npu: Npu, exact: bool = False) -> VelaReport:

@@ -112,6 +112,14 @@ class KernelLibrary:
 
         A second weight layout of a kernel is a second copy of its inner loops.
         """
+        key = (self.name, board.core.family, graph.key)
+        if key not in _CODE:
+            if len(_CODE) >= PLANS_KEPT:
+                _CODE.clear()
+            _CODE[key] = self._code(graph, board)
+        return _CODE[key]
+
+    def _code(self, graph: Graph, board: Board) -> Mapping[str, int]:
         sizes = code_sizes(self.sizes_name)
         factor = sizes["m0plus"] if board.core.family == "m0plus" else 1.0
         parts = {"runtime": round(sizes["runtime"] * factor)}
@@ -164,6 +172,7 @@ class KernelLibrary:
 
 PLANS_KEPT = 4096
 _PLANS: dict[tuple[Any, ...], MemoryPlan] = {}
+_CODE: dict[tuple[Any, ...], Mapping[str, int]] = {}
 
 
 def code_kernel(op: Op) -> str:
