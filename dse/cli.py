@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dse import rescore_command, target_commands
+from dse import deciding_commands, rescore_command, target_commands
 from dse.errors import DseError, StudyError
 from dse.options import (
     BoardsOption,
@@ -243,12 +243,26 @@ def studies(
 def front(
     study: StudyArgument = None,
     storage: StorageOption = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only designs that match: 'flash < 64 KiB and bits <= 4'.")
+    ] = None,
+    knee: Annotated[
+        bool, typer.Option("--knee", help="The best balanced design, and why.")
+    ] = False,
+    cheapest: Annotated[
+        str | None, typer.Option(help="The cheapest board with a design that matches this.")
+    ] = None,
     as_json: JsonOption = False,
     form: FormatOption = "table",
 ) -> None:
-    """Print the Pareto front."""
+    """Print the Pareto front, or the design to choose from it."""
     with _reading(study, storage) as (opened, record, _):
-        _print_front(opened, record, chosen_form(as_json, form))
+        if where is None and not knee and cheapest is None:
+            _print_front(opened, record, chosen_form(as_json, form))
+            return
+        deciding_commands.show_chosen(
+            opened, record, chosen_form(as_json, form), where=where, knee=knee, cheapest=cheapest
+        )
 
 
 app.command(name="pareto", hidden=True)(front)
@@ -354,6 +368,7 @@ def export(
 
 target_commands.register(app)
 rescore_command.register(app)
+deciding_commands.register(app)
 
 
 @app.command()

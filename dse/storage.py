@@ -116,12 +116,8 @@ class Storage:
         if n_trials < 1:
             raise StorageError(f"a study needs at least one trial; found {n_trials}")
         with self._write() as connection:
-            study = self._study(connection, name)
-            connection.execute(
-                sa.update(schema.studies)
-                .where(schema.studies.c.study_id == study.study_id)
-                .values(n_trials=n_trials)
-            )
+            mine = schema.studies.c.study_id == self._study(connection, name).study_id
+            connection.execute(sa.update(schema.studies).where(mine).values(n_trials=n_trials))
 
     # ------------------------------------------------------------------ trials, written
 
@@ -223,20 +219,35 @@ class Storage:
 
     def trials(self, name: str) -> list[Trial]:
         """All trials by number, whole; `table` is faster where columns are enough."""
-        names = [column.name for column in rows.TRIAL_COLUMNS]
-        return [
-            rows.trial_of(dict(zip(names, row, strict=True)))
-            for row in self._evaluations(name, rows.TRIAL_COLUMNS)
-        ]
+        return self._trials(name)
 
-    def table(self, name: str, *, knobs: bool = False) -> pd.DataFrame:
-        """All trials by number, one typed column a quantity (SI units in the names), one query.
+    def trial(self, name: str, number: int) -> Trial:
+        """One trial; raises StorageError when there is none of this number."""
+        found = self._trials(name, schema.evaluations.c.number == number)
+        if not found:
+            raise StorageError(f"study '{name}' has no trial {number}")
+        return found[0]
 
-        `knobs` adds `knob:<name>` columns. What a trial does not have is NaN or None.
+    def proofs(self, name: str) -> dict[int, Proof]:
+        """What verifying gave, by the trial's number."""
+        columns = schema.evaluations.c
+        known = columns.proof_json.is_not(None)
+        found = self._evaluations(name, (columns.number, columns.proof_json), known)
+        return {number: Proof(**json.loads(text)) for number, text in found}
+
+    def table(
+        self, name: str, *, knobs: bool = False, since: int = 0, brief: bool = False
+    ) -> pd.DataFrame:
+        """All trials from number `since` on, one typed column a quantity (SI units), one query.
+
+        `knobs` adds `knob:<name>` columns, `brief` leaves out keys and sources. What a trial does
+        not have is NaN or None.
         """
-        columns = [c for c in rows.TRIAL_COLUMNS if not c.name.endswith("_json")]
+        left_out = ("_json", "_source", "_key") if brief else ("_json",)
+        columns = [c for c in rows.TRIAL_COLUMNS if not c.name.endswith(left_out)]
         columns += [schema.evaluations.c.params_json] if knobs else []
-        return rows.frame([c.name for c in columns], self._evaluations(name, columns))
+        later = schema.evaluations.c.number >= since
+        return rows.frame([c.name for c in columns], self._evaluations(name, columns, later))
 
     def fronts(self, name: str) -> list[FrontChange]:
         """The front after each change, in order of the trials."""
@@ -416,15 +427,19 @@ class Storage:
                 f"{expected}; found {number}"
             )
 
-    def _evaluations(self, name: str, columns: Sequence[sa.Column[Any]]) -> Sequence[Sequence[Any]]:
-        evaluations = schema.evaluations
+    def _trials(self, name: str, *which: sa.ColumnElement[bool]) -> list[Trial]:
+        names = [column.name for column in rows.TRIAL_COLUMNS]
+        found = self._evaluations(name, rows.TRIAL_COLUMNS, *which)
+        return [rows.trial_of(dict(zip(names, row, strict=True))) for row in found]
+
+    def _evaluations(
+        self, name: str, columns: Sequence[sa.Column[Any]], *which: sa.ColumnElement[bool]
+    ) -> Sequence[Sequence[Any]]:
+        evaluations = schema.evaluations.c
         with self._read() as connection:
-            study = self._study(connection, name)
-            return connection.execute(
-                sa.select(*columns)
-                .where(evaluations.c.study_id == study.study_id)
-                .order_by(evaluations.c.number)
-            ).all()
+            mine = evaluations.study_id == self._study(connection, name).study_id
+            chosen = sa.select(*columns).where(mine, *which).order_by(evaluations.number)
+            return connection.execute(chosen).all()
 
 
 def _counts(connection: Connection) -> dict[int, dict[State, int]]:

@@ -60,7 +60,8 @@ def parse_quantity(text: str | float, dimension: Dimension) -> float:
         raise StudyError(f"'{text}' has no unit; allowed: {', '.join(allowed)}")
     if unit not in allowed:
         raise StudyError(f"'{text}' has the unit '{unit}'; {nearest(unit, allowed)}")
-    return number * allowed[unit]
+    # Divided: 95 * 0.01 is more than 0.95.
+    return number / 100 if unit == "%" else number * allowed[unit]
 
 
 def format_quantity(value: float, dimension: Dimension) -> str:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / "dse"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("units", "trial"),
+    ("filter",),
     ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.channels"),
     ("graph.interpolation", "graph.softmax"),
     (
@@ -43,6 +44,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("explorer",),
     ("prover", "samples"),
     ("launch", "rescore"),
+    ("overview",),
+    ("choose",),
     (
         "report",
         "tables",
@@ -54,8 +57,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "estimate",
         "calibrate",
     ),
+    ("browse", "compare"),
     ("export", "proof", "terminal", "options", "fit_matrix"),
-    ("target_commands", "rescore_command"),
+    ("target_commands", "rescore_command", "deciding_commands"),
     ("cli",),
 )
 RANK = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -113,6 +117,8 @@ def test_imports_run_downwards(module: str, path: Path) -> None:
         "catalog",
         "estimate",
         "rescore",
+        "choose",
+        "browse.server",
     ],
 )
 def test_browsing_and_estimating_load_no_torch(module: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import html
 import json
 import re
@@ -20,6 +22,7 @@ from dse.errors import StorageError
 from dse.report import ReportFiles, write_report
 from dse.report.designs import Designs, describe, interval, unverified
 from dse.report.figures import parallel, scatter, scatter_data
+from dse.report.page import packed
 from dse.rows import StudyRecord
 from dse.trial import METRICS, Metric, State, Trial
 from dse.units import format_value
@@ -45,8 +48,9 @@ def files(tmp_path_factory: pytest.TempPathFactory, trials: list[Trial]) -> Repo
 def page_of(files: ReportFiles) -> str:
     """The page without plotly's own code."""
     text = files.html.read_text(encoding="utf-8")
-    assert text.count(get_plotlyjs()) == 1
-    return text.replace(get_plotlyjs(), "")
+    code = packed(get_plotlyjs())
+    assert text.count(code) == 1
+    return text.replace(code, "")
 
 
 class Elements(HTMLParser):
@@ -69,8 +73,12 @@ class Elements(HTMLParser):
 
 
 def figures_of(files: ReportFiles) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Elements(page_of(files)).scripts[0])
+    found: dict[str, Any] = json.loads(unpacked(Elements(page_of(files)).scripts[0]))
     return found
+
+
+def unpacked(text: str) -> str:
+    return gzip.decompress(base64.b64decode(text)).decode()
 
 
 # ------------------------------------------------------------------ one offline file
@@ -87,6 +95,14 @@ def test_the_page_loads_nothing(files: ReportFiles) -> None:
     assert policy.startswith("default-src 'none'")
     assert "connect-src" not in policy
     assert "http" not in policy
+
+
+@pytest.mark.slow
+def test_twenty_thousand_trials_stay_under_six_megabytes(tmp_path: Path) -> None:
+    record, many = sample_record(), sample_trials(20_000)
+    files = write_report(record, many, [], tmp_path, MADE_WITH)
+    assert files.html.stat().st_size < 6_000_000
+    assert len(figures_of(files)["scatter_data"]["traces"]) >= 4
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
@@ -124,7 +140,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert sum(tag == "script" for tag, _ in elements.found) == 3
     assert len(elements.scripts) == 3
     assert not any("alert(1)" in script for script in elements.scripts[1:])
-    json.loads(elements.scripts[0])
+    json.loads(unpacked(elements.scripts[0]))
     assert not any(tag == "b" for tag, _ in elements.found)
     assert html.escape(HOSTILE) in page_of(files)
     hovers = [

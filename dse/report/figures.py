@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
 from dse.report.designs import (
@@ -30,6 +31,8 @@ BLUE, ORANGE, VERMILION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
 FADED, INFEASIBLE, INK, GRID = "#8FB3CC", "#CCCCCC", "#1F2933", "#E8ECF0"
 
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
+
+GL_FROM = 1500  # points of a trace
 
 _AXIS_UNITS: Mapping[str, tuple[str, ...]] = {
     "share": ("%",),
@@ -72,14 +75,19 @@ class Group:
 
 
 def axis(designs: Designs, metric: MetricName) -> Axis:
-    """The axis of a metric: the unit that fits its median, logarithmic when it spans 10x."""
+    """The axis of a metric over a study's trials."""
     known = [value for trial in designs.trials if (value := trial.value(metric)) is not None]
+    return axis_for(metric, np.array(known, dtype=np.float64))
+
+
+def axis_for(metric: MetricName, values: npt.NDArray[np.float64]) -> Axis:
+    """The axis of values in SI units, without NaN: the unit of their median; log over 10x."""
     sizes = UNITS[METRIC_DIMENSION[metric]]
     units = _AXIS_UNITS[METRIC_DIMENSION[metric]]
-    middle = float(np.median(known)) if known else 0.0
+    middle = float(np.median(values)) if len(values) else 0.0
     unit = next((unit for unit in units if middle >= sizes[unit]), units[-1])
-    positive = bool(known) and min(known) > 0
-    log = metric != "accuracy" and positive and max(known) / min(known) > 10
+    positive = len(values) > 0 and bool(values.min() > 0)
+    log = metric != "accuracy" and positive and bool(values.max() / values.min() > 10)
     return Axis(metric, unit, sizes[unit], log)
 
 
@@ -257,9 +265,9 @@ def parallel(designs: Designs) -> go.Figure:
     return figure
 
 
-def _points(designs: Designs, group: Group, x: Axis, y: Axis) -> go.Scatter:
+def _points(designs: Designs, group: Group, x: Axis, y: Axis) -> go.Scatter | go.Scattergl:
     found_x, found_y = _numbers(group, x), _numbers(group, y)
-    return go.Scatter(
+    return _marks(len(group.trials))(
         name=f"{group.name} ({len(group.trials)})",
         meta=group.key,
         legendrank=group.rank,
@@ -333,18 +341,23 @@ def _staircase(designs: Designs, x: Axis, y: Axis) -> go.Scatter:
     )
 
 
+def _marks(count: int) -> Any:
+    """An element of the page a point is sharp and prints; thousands need the graphics card."""
+    return go.Scattergl if count > GL_FROM else go.Scatter
+
+
 def _better(found: Axis) -> int:
     return -1 if found.metric == "accuracy" else 1
 
 
-def _untried(designs: Designs, x: Axis, y: Axis) -> go.Scatter:
+def _untried(designs: Designs, x: Axis, y: Axis) -> go.Scatter | go.Scattergl:
     trials = [
         trial
         for group in groups(designs)
         for trial in group.trials
         if trial.value(x.metric) is not None and trial.value(y.metric) is None
     ]
-    return go.Scatter(
+    return _marks(len(trials))(
         name=f"{label(y.metric)} not measured ({len(trials)})",
         meta="untried",
         legendrank=6,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -69,8 +71,9 @@ def page(
 </main>
 <footer>Written by dse. This page is one file: it loads nothing and needs no network.</footer>
 <p id="trouble" role="alert" hidden></p>
-<script type="application/json" id="figures">{_script_json(_figures(designs, fronts))}</script>
-<script>{_plotly()}</script>
+<noscript><p class="quiet">The figures need scripts; the tables do not.</p></noscript>
+<script type="application/gzip" id="figures">{packed(_json(_figures(designs, fronts)))}</script>
+<script type="application/gzip" id="plotly">{_plotly()}</script>
 <script>{_asset("page.js")}</script>
 </body>
 </html>
@@ -192,7 +195,11 @@ def _scatter(designs: Designs) -> str:
         "before training have no accuracy; ticks along the lower edge show them. Click a name "
         "in the legend to hide it, drag to zoom, double-click to go back."
     )
-    plot = '<div class="plot tall" id="scatter" role="img" aria-label="Pareto scatter"></div>'
+    alternative = (
+        f"Scatter of {label(x)} against {label(y)}: {len(designs.feasible)} feasible designs, "
+        f"{len(designs.front)} of them on the Pareto front, which the table below lists"
+    )
+    plot = f'<div class="plot tall" id="scatter" role="img" aria-label="{alternative}"></div>'
     return _section("pareto", "Trade-offs", f'{controls}{plot}<p class="quiet">{note}</p>')
 
 
@@ -390,19 +397,25 @@ def _section(key: str, title: str, body: str) -> str:
     return f'<section id="{key}-box"><h2>{title}</h2>\n{body}\n</section>\n'
 
 
-def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever the names in it are."""
+def _json(value: Any) -> str:
     from plotly.utils import PlotlyJSONEncoder
 
-    text = json.dumps(value, cls=PlotlyJSONEncoder, separators=(",", ":"))
-    return text.replace("</", "<\\/").replace("<!", "\\u003c!")
+    return json.dumps(value, cls=PlotlyJSONEncoder, separators=(",", ":"))
+
+
+def packed(text: str) -> str:
+    """Text that the page unpacks itself: gzip in base64, a fifth to a third of its size.
+
+    So 20,000 trials stay in one small file. Nothing in it can end the element it stands in.
+    """
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
 
 
 @cache
 def _plotly() -> str:
     from plotly.offline import get_plotlyjs
 
-    return str(get_plotlyjs())
+    return packed(str(get_plotlyjs()))
 
 
 def _asset(name: str) -> str:

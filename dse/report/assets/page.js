@@ -10,7 +10,13 @@
   window.addEventListener("error", trouble);
   window.addEventListener("unhandledrejection", trouble);
 
-  const figures = JSON.parse(find("figures").textContent);
+  // Figures and plotly's code lie in the page as gzip in base64.
+  const unpack = (id) => {
+    const bytes = Uint8Array.from(atob(find(id).textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  };
+  let figures = {};
   const config = {
     responsive: true,
     displaylogo: false,
@@ -143,6 +149,18 @@
     });
   };
 
+  const start = async () => {
+    if (typeof DecompressionStream === "undefined") {
+      throw new Error("this browser is too old; Chrome 80, Firefox 113 or Safari 16.4 can");
+    }
+    figures = JSON.parse(await unpack("figures"));
+    const script = document.createElement("script");
+    script.textContent = await unpack("plotly");
+    document.body.append(script);
+    await draw();
+    document.body.dataset.ready = "yes";
+  };
+
   prepareTable();
-  draw().then(() => { document.body.dataset.ready = "yes"; });
+  start();
 })();

@@ -1,0 +1,360 @@
+"""What happens on the main page: every view follows the studies, the filter and the selection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+
+from dse.browse import charts
+from dse.browse.below import charts_below, choices
+from dse.browse.library import Library, counts_of, place_of
+from dse.browse.listing import Order, csv_text, design_path, listing
+from dse.browse.page import Page, quiet
+from dse.browse.scatter import Options, scatter
+from dse.browse.view import View, figures_of, text_of
+from dse.errors import DseError
+from dse.overview import Overview
+
+
+def register(app: Dash, library: Library) -> None:
+    """Add every callback of the main page to the app."""
+    page = Page(library)
+    for add in (_live, _filtering, _selecting, _scattering, _tables, choices, charts_below):
+        add(app, page)
+
+
+def _live(app: Dash, page: Page) -> None:
+    @app.callback(
+        Output("mark", "data"),
+        Output("lead", "children"),
+        Output("live", "children"),
+        Output("problem", "children"),
+        Output("problem", "hidden"),
+        Input("poll", "n_intervals"),
+        Input("start", "data"),
+        Input("studies", "value"),
+        State("mark", "data"),
+        prevent_initial_call=True,
+    )
+    def look(
+        _: int | None, start: bool | None, names: list[str], mark: str | None
+    ) -> tuple[Any, ...]:
+        try:
+            found = page.library.mark() + "|" + "|".join(names or [])
+            if found == mark:
+                return no_update, no_update, no_update, "", True
+            overviews = page.library.overviews(names) if names else ()
+        except DseError as error:
+            return no_update, no_update, "Not live.", page.said(error), False
+        if not names:
+            return found, "No study is chosen.", "", "", True
+        return (
+            found,
+            [_sentence(o, len(overviews) > 1) for o in overviews],
+            _ending(overviews),
+            "",
+            True,
+        )
+
+
+def _sentence(overview: Overview, several: bool) -> html.Span:
+    counts, front = counts_of(overview), int(overview.flag("front").sum())
+    done = sum(counts.get(state, 0) for state in ("complete", "infeasible", "failed"))
+    name = f"{overview.record.name}: " if several else ""
+    if not done:
+        return html.Span(f"{name}No trial has finished yet. ")
+    feasible = counts.get("complete", 0)
+    tail = f"{front:,} on the Pareto front" if front else "so there is no front yet"
+    return html.Span(
+        f"{name}{done:,} designs tried, {feasible:,} feasible, {tail}; "
+        f"hypervolume {overview.hypervolume:.4f}. "
+    )
+
+
+def _ending(overviews: Sequence[Overview]) -> str:
+    left = sum(
+        max(
+            0,
+            o.record.n_trials
+            - sum(v for k, v in counts_of(o).items() if k in ("complete", "infeasible", "failed")),
+        )
+        for o in overviews
+    )
+    running = sum(counts_of(o).get("running", 0) for o in overviews)
+    said = f"{running} running now, " if running else ""
+    more = f"{said}{left:,} trials to go" if left else "all trials are done"
+    return f"Live: new trials appear by themselves; {more}."
+
+
+def _filtering(app: Dash, page: Page) -> None:
+    @app.callback(
+        Output("where", "data"),
+        Output("filter-problem", "children"),
+        Output("filter-problem", "hidden"),
+        Input("filter", "value"),
+        State("studies", "value"),
+        prevent_initial_call=True,
+    )
+    def read(text: str | None, names: list[str]) -> tuple[Any, ...]:
+        try:
+            page.view(names, text or "")
+        except DseError as error:
+            return no_update, page.said(error), False
+        return text or "", "", True
+
+    @app.callback(
+        Output("shown", "children"),
+        Output("clear", "disabled"),
+        Input("mark", "data"),
+        Input("where", "data"),
+        Input("selection", "data"),
+        State("studies", "value"),
+    )
+    @quiet
+    def count(_: str, where: str, selected: list[int] | None, names: list[str]) -> tuple[str, bool]:
+        view = page.view(names, where, selected)
+        said = f"{int(view.mask.sum()):,} of {len(view.mask):,} trials"
+        if selected is not None:
+            said += f", {int(view.chosen.sum()):,} selected"
+        return said, selected is None
+
+    @app.callback(
+        Output("csv-file", "data"),
+        Input("csv", "n_clicks"),
+        State("studies", "value"),
+        State("where", "data"),
+        State("selection", "data"),
+        prevent_initial_call=True,
+    )
+    @quiet
+    def save(_: int, names: list[str], where: str, selected: list[int] | None) -> Any:
+        return {
+            "content": csv_text(page.view(names, where, selected)),
+            "filename": "trials.csv",
+            "type": "text/csv",
+        }
+
+
+def _selecting(app: Dash, page: Page) -> None:
+    @app.callback(
+        Output("selection", "data"),
+        Output("brush", "data"),
+        Input("scatter", "selectedData"),
+        Input("parallel", "restyleData"),
+        Input({"type": "pick", "uid": ALL}, "n_clicks"),
+        Input("clear", "n_clicks"),
+        Input("studies", "value"),
+        State("selection", "data"),
+        State("brush", "data"),
+        State("where", "data"),
+        prevent_initial_call=True,
+    )
+    @quiet
+    def select(
+        lasso: Mapping[str, Any] | None,
+        brushed: Sequence[Any] | None,
+        picks: Sequence[int],
+        clear: int,
+        names: list[str],
+        selected: list[int] | None,
+        brush: dict[str, Any],
+        where: str,
+    ) -> tuple[Any, Any]:
+        source = ctx.triggered_id
+        if source in ("clear", "studies"):
+            return None, {}
+        if source == "scatter":
+            points = (lasso or {}).get("points") or []
+            found = sorted({p["customdata"] for p in points if "customdata" in p})
+            if not found or found == selected:
+                raise PreventUpdate  # a redraw, not a person
+            return found, {}
+        view = page.view(names, where)
+        if source == "parallel":
+            ranges = _ranges(view, brushed, brush)
+            return charts.brushed(view, ranges), ranges
+        if not any(picks):
+            raise PreventUpdate
+        chosen = set(selected or [])
+        chosen ^= {source["uid"]}
+        return (sorted(chosen) or None), {}
+
+    @app.callback(
+        Output("focus", "data"),
+        Input("scatter", "clickData"),
+        Input({"type": "choice", "uid": ALL, "kind": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def focus(click: Mapping[str, Any] | None, clicks: Sequence[int]) -> Any:
+        if isinstance(ctx.triggered_id, dict):
+            return ctx.triggered_id["uid"] if any(clicks) else no_update
+        points = (click or {}).get("points", [])
+        uid = next((p["customdata"] for p in points if "customdata" in p), None)
+        return no_update if uid is None else uid
+
+
+def _ranges(view: View, brushed: Sequence[Any] | None, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The brushed ranges by column after one more brush; plotly tells only what changed."""
+    ranges, names = dict(before), charts.dimension_names(view)
+    for key, value in (brushed[0] if brushed else {}).items():
+        if not key.endswith("constraintrange"):
+            continue
+        name = names[int(key.split("[")[1].split("]")[0])]
+        if value:
+            ranges[name] = value[0]
+        else:
+            ranges.pop(name, None)
+    return ranges
+
+
+def _scattering(app: Dash, page: Page) -> None:
+    @app.callback(
+        Output("scatter", "figure"),
+        Input("mark", "data"),
+        Input("where", "data"),
+        Input("selection", "data"),
+        Input("x", "value"),
+        Input("y", "value"),
+        Input("z", "value"),
+        Input("colour", "value"),
+        Input("symbol", "value"),
+        Input("log", "value"),
+        Input("bars", "value"),
+        Input("focus", "data"),
+        State("studies", "value"),
+    )
+    @quiet
+    def draw(
+        mark: str | None,
+        where: str,
+        selected: list[int] | None,
+        x: Any,
+        y: Any,
+        z: Any,
+        colour: str,
+        symbol: str,
+        log: list[str],
+        bars: list[str],
+        focus: int | None,
+        names: list[str],
+    ) -> Any:
+        if mark is None:
+            raise PreventUpdate
+        view = page.view(names, where, selected)
+        flags = ("bars" in (bars or ()), "zoom" in (bars or ()))
+        logs = tuple(log or ())
+        options = Options(x, y, z or None, logs, colour, symbol, *flags, focus=focus)
+        return scatter(view, options)
+
+    @app.callback(
+        Output("hover", "show"),
+        Output("hover", "bbox"),
+        Output("hover", "children"),
+        Input("scatter", "hoverData"),
+        State("studies", "value"),
+    )
+    @quiet
+    def hover(found: Mapping[str, Any] | None, names: list[str]) -> tuple[Any, ...]:
+        point = (found or {}).get("points", [{}])[0]
+        if "customdata" not in point or "bbox" not in point:
+            return False, no_update, no_update
+        return True, point["bbox"], _card(page, names, point["customdata"], short=True)
+
+    @app.callback(
+        Output("side", "children"),
+        Input("focus", "data"),
+        Input("mark", "data"),
+        State("studies", "value"),
+    )
+    @quiet
+    def side(uid: int | None, _: str, names: list[str]) -> Any:
+        if uid is None:
+            raise PreventUpdate
+        return _card(page, names, uid, short=False)
+
+
+def _card(page: Page, names: Sequence[str], uid: int, *, short: bool) -> list[Any]:
+    """A trial at the pointer or at the side."""
+    place = place_of(uid, names)
+    if place is None:
+        raise PreventUpdate
+    study, number = place
+    view = page.view(names)
+    rows = view.table[view.table["uid"] == uid]
+    if rows.empty:
+        raise PreventUpdate
+    row = rows.iloc[0]
+    kind = "on the front" if row["front"] else str(row["state"])
+    tags = [kind] + ([f"{row['baseline']} baseline"] if row["baseline"] else [])
+    tags += ["verified"] if row["verified"] else []
+    figures = [
+        html.Div([html.Dt(name), html.Dd([value, html.Small(between)])])
+        for name, value, between in figures_of(row, view.metrics)
+    ]
+    where = " · ".join(text for text in (text_of(row["board"]), text_of(row["backend"])) if text)
+    head = f"Trial {number}" + (f" of {study}" if len(names) > 1 else "")
+    parts: list[Any] = [
+        html.H3(head),
+        html.P(" · ".join(tags), className="quiet"),
+        html.Dl(figures, className="figures"),
+        html.P(where),
+    ]
+    if row["reason"]:
+        parts.append(html.P(row["reason"], className="why"))
+    if not short:
+        size = f"{int(row['parameters']):,} parameters, " if row["parameters"] else ""
+        parts.append(html.P(f"{size}costs {row['provenance']}", className="quiet"))
+        parts.append(
+            dcc.Link("Open the design's page", href=design_path(study, number), className="button")
+        )
+    return parts
+
+
+def _tables(app: Dash, page: Page) -> None:
+    @app.callback(
+        Output("order", "data"),
+        Input({"type": "sort", "column": ALL}, "n_clicks"),
+        Input({"type": "page", "step": ALL}, "n_clicks"),
+        Input("where", "data"),
+        Input("selection", "data"),
+        State({"type": "page", "step": ALL}, "value"),
+        State("order", "data"),
+        prevent_initial_call=True,
+    )
+    def reorder(
+        sorts: Sequence[int],
+        steps: Sequence[int],
+        where: str,
+        selected: Any,
+        places: Sequence[str],
+        order: dict[str, Any],
+    ) -> Any:
+        source = ctx.triggered_id
+        if not isinstance(source, dict):
+            return {**order, "page": 0} if source == "where" else no_update
+        if not any([*sorts, *steps]) or not ctx.triggered[0]["value"]:
+            return no_update
+        if source["type"] == "sort":
+            again = order["column"] == source["column"]
+            return {"column": source["column"], "down": again and not order["down"], "page": 0}
+        names = [item["id"]["step"] for item in ctx.states_list[0]]
+        return {**order, "page": int(places[names.index(source["step"])])}
+
+    @app.callback(
+        Output("table", "children"),
+        Input("mark", "data"),
+        Input("where", "data"),
+        Input("selection", "data"),
+        Input("order", "data"),
+        State("studies", "value"),
+    )
+    @quiet
+    def fill(
+        mark: str | None, where: str, selected: list[int] | None, order: Any, names: list[str]
+    ) -> Any:
+        if mark is None:
+            raise PreventUpdate
+        return listing(page.view(names, where, selected), Order(**order))
