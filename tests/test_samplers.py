@@ -199,9 +199,7 @@ def test_a_probability_is_at_most_one(key: str) -> None:
 def test_an_unknown_sampler_is_named_with_the_nearest() -> None:
     with pytest.raises(StudyError, match=r"no sampler 'nsga4'; did you mean 'nsga[23]'\?"):
         check_settings("nsga4", {})
-    with pytest.raises(
-        StudyError, match=r"no sampler 'x'; allowed: auto, gp, grey-box"
-    ):
+    with pytest.raises(StudyError, match=r"no sampler 'x'; allowed: auto, gp, grey-box"):
         make_sampler("x", {}, 0, 0, {})
 
 
