@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from dse.errors import TargetError
 from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, op_macs
 from dse.graph.plan import MemoryPlan
-from dse.targets.cycles import Cycles, Timing
+from dse.targets.board import Board
+from dse.targets.cycles import Counted, Cycles, CycleTable, Timing, counted
 from dse.targets.encoding import Encoding
 from dse.targets.energy import inference_energy
 from dse.targets.target import Target
@@ -145,13 +146,14 @@ class _OnBoard:
     flash_parts: Mapping[str, int]
     ram_parts: Mapping[str, int]
     constants: _Constants
-    cycles: Mapping[str, Cycles]
+    board: Board
     total: Cycles | None
     table: Timing | None
 
 
 _CONSTANTS: dict[tuple[Any, ...], _Constants] = {}
 _ON_BOARD: dict[tuple[Any, ...], _OnBoard] = {}
+_COUNTED: dict[tuple[Any, ...], Counted] = {}
 
 
 def _remembered(
@@ -187,14 +189,7 @@ def _on_board(graph: Graph, target: Target) -> _OnBoard:
         "code": sum(size for part, size in code.items() if part != "runtime"),
         "runtime": code["runtime"],
     }
-    table, each = timing(target), {}
-    if table is not None:
-        each = {
-            op.name: table.operator(
-                graph, op, constants.encodings.get(op.name), board, constants.total_bytes
-            )
-            for op in graph.ops
-        }
+    table = timing(target)
     return _OnBoard(
         _flash(constants.total_bytes, sum(code.values()), target),
         _ram(memory.arena_bytes, ram_parts, target),
@@ -202,10 +197,23 @@ def _on_board(graph: Graph, target: Target) -> _OnBoard:
         MappingProxyType(flash_parts),
         MappingProxyType(ram_parts),
         constants,
-        each,
-        _total(each) if table is not None else None,
+        board,
+        None if table is None else _total(graph, target, constants, table),
         table,
     )
+
+
+def _each(graph: Graph, found: _OnBoard) -> dict[str, Cycles]:
+    """Cycles by operator; none where the backend has no cycle table."""
+    table, constants = found.table, found.constants
+    if table is None:
+        return {}
+    return {
+        op.name: table.operator(
+            graph, op, constants.encodings.get(op.name), found.board, constants.total_bytes
+        )
+        for op in graph.ops
+    }
 
 
 def _constants(graph: Graph, op: Op, target: Target) -> dict[str, int]:
@@ -249,8 +257,22 @@ def _ram(arena_bytes: int, parts: Mapping[str, int], target: Target) -> Metric:
     )
 
 
-def _total(each: Mapping[str, Cycles]) -> Cycles:
-    found = each.values()
+def _total(graph: Graph, target: Target, constants: _Constants, table: Timing) -> Cycles:
+    """Cycles of the network: at once where they are a sum over counts, else by operator."""
+    board, total_bytes = target.board, constants.total_bytes
+    if isinstance(table, CycleTable):
+        sums = _remembered(
+            _COUNTED,
+            (graph.key, target.backend),
+            lambda graph, _: counted(graph, constants.encodings),
+            graph,
+            target,
+        )
+        return table.network(sums, board, total_bytes)
+    found = [
+        table.operator(graph, op, constants.encodings.get(op.name), board, total_bytes)
+        for op in graph.ops
+    ]
     return Cycles(
         sum(c.value for c in found), sum(c.low for c in found), sum(c.high for c in found)
     )
@@ -258,7 +280,7 @@ def _total(each: Mapping[str, Cycles]) -> Cycles:
 
 def _operators(graph: Graph, found: _OnBoard, clock_hz: int) -> tuple[OperatorCost, ...]:
     """Each operator, in the order in which they run."""
-    each = found.cycles
+    each = _each(graph, found)
     total = sum(cycles.value for cycles in each.values())
     named = {op.name: op for op in graph.ops}
     operators = []

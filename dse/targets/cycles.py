@@ -109,6 +109,13 @@ class CycleTable:
         waits += self.fetch(constant_bytes, board) * counts.get("fetch", 0.0)
         return Cycles(found.value + waits, found.low + waits, found.high + waits)
 
+    def network(self, counted: Counted, board: Board, constant_bytes: int) -> Cycles:
+        """Cycles of all operators at once, from what they count together."""
+        found = self.cycles(counted.features)
+        waits = sum(self.stalls(kernel, macs, board) for kernel, macs in counted.macs.items())
+        waits += self.fetch(constant_bytes, board) * counted.features.get("fetch", 0.0)
+        return Cycles(found.value + waits, found.low + waits, found.high + waits)
+
     def stalls(self, kernel: str, macs: int, board: Board) -> float:
         """Cycles waited for the flash of a board with a small cache."""
         if board.cache_bytes > SMALL_CACHE_BYTES:
@@ -124,6 +131,26 @@ class CycleTable:
     def relative_error(self, board: Board) -> float:
         """Half-width of the interval around the sum of all operators."""
         return self.error
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a network's operators count together, and multiply-accumulates by kernel."""
+
+    features: Features
+    macs: Mapping[str, int]
+
+
+def counted(graph: Graph, encodings: Mapping[str, Encoding]) -> Counted:
+    """The sums over all operators; `encodings` are those of the weights by operator."""
+    features: dict[str, float] = {}
+    macs: dict[str, int] = {}
+    for op in graph.ops:
+        counts, kernel, own = _counted(graph, op, encodings.get(op.name))
+        macs[kernel] = macs.get(kernel, 0) + own
+        for name, amount in counts.items():
+            features[name] = features.get(name, 0.0) + amount
+    return Counted(features, macs)
 
 
 COUNTS_KEPT = 16384
