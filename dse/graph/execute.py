@@ -6,7 +6,7 @@ no partial sum can reach 2^24, in float64 (exact to 2^53) elsewhere. Requantizat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -76,16 +76,46 @@ def accuracy(
 
 def observe(graph: Graph, inputs: torch.Tensor) -> dict[str, tuple[float, float]]:
     """(lowest, highest) value of every tensor of a float graph over `inputs`."""
+    ranges: dict[str, tuple[float, float]] = {}
+    for values in activations(graph, inputs):
+        for name, value in values.items():
+            low, high = (float(v) for v in value.aminmax())
+            known = ranges.get(name, (low, high))
+            ranges[name] = (min(low, known[0]), max(high, known[1]))
+    return ranges
+
+
+def activations(graph: Graph, inputs: torch.Tensor) -> Iterator[Values]:
+    """The values of every tensor of a float graph by name, one batch of `inputs` after another."""
     if graph.integer:
         raise GraphError("ranges are observed on the float graph, before quantization")
-    ranges: dict[str, tuple[float, float]] = {}
     with torch.no_grad():
         for part in torch.split(inputs, _batch_size(graph)):
-            for name, value in _forward(graph, _entry(graph, part), _FLOAT, "double").items():
-                low, high = (float(v) for v in value.aminmax())
-                known = ranges.get(name, (low, high))
-                ranges[name] = (min(low, known[0]), max(high, known[1]))
-    return ranges
+            yield _forward(graph, _entry(graph, part), _FLOAT, "double")
+
+
+def run_float(
+    graph: Graph,
+    inputs: torch.Tensor,
+    weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    change: Callable[[str, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """The output (N, classes) of a float graph, in torch operations that carry gradients.
+
+    `weights` are each layer's weight, (O, I, H, W) or (O, I), and bias (O,); `change` gets every
+    tensor's name and value, the input's included, and returns the value that is used.
+    """
+    values: Values = {graph.input: change(graph.input, _entry(graph, inputs))}
+    for op in graph.ops:
+        xs = [values[name] for name in op.inputs]
+        if isinstance(op, Conv2D | FullyConnected):
+            weight, bias = weights[op.name]
+            total = _accumulate(op, xs[0], weight) + _per_channel(bias, xs[0])
+            value = _activate(total, op.activation)
+        else:
+            value = _FLOAT[type(op)](graph, op, xs, "double")
+        values[op.output] = change(op.output, value)
+    return values[graph.output]
 
 
 def quantize_input(tensor: Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ point 0); weights symmetric per output channel with 2 to 8 bits; bias int32 with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -81,7 +81,18 @@ def _same_scale(op: Op) -> bool:
     return isinstance(op, Pool2D | Pad | Reshape | Concat)
 
 
-def _activations(graph: Graph, ranges: Ranges, dtype: DType) -> dict[str, Tensor]:
+def scale_groups(graph: Graph) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """Tensors that share one scale, and the function that fixes it ('' where ranges decide)."""
+    members = _tied(graph)
+    tied = {name: set(group) for group in members for name in group}
+    fixed = dict(_fixed_scales(graph, tied))
+    return tuple(
+        (tuple(names), next((fixed[name] for name in names if name in fixed), ""))
+        for names in members
+    )
+
+
+def _tied(graph: Graph) -> list[list[str]]:
     owner = {name: name for name in graph.tensors}
 
     def find(name: str) -> str:
@@ -96,13 +107,14 @@ def _activations(graph: Graph, ranges: Ranges, dtype: DType) -> dict[str, Tensor
     members: dict[str, list[str]] = {}
     for name in graph.tensors:
         members.setdefault(find(name), []).append(name)
-    tied = {name: set(group) for group in members.values() for name in group}
-    fixed = {name: _FIXED[dtype][function] for name, function in _fixed_scales(graph, tied)}
+    return list(members.values())
+
+
+def _activations(graph: Graph, ranges: Ranges, dtype: DType) -> dict[str, Tensor]:
     affine = _affine if dtype == "int8" else _symmetric
     scales: dict[str, tuple[float, int]] = {}
-    for names in members.values():
-        known = next((fixed[name] for name in names if name in fixed), None)
-        scale = known or affine(*_union(names, ranges))
+    for names, function in scale_groups(graph):
+        scale = _FIXED[dtype][function] if function else affine(*_union(names, ranges))
         scales.update(dict.fromkeys(names, scale))
     return {
         name: replace(tensor, dtype=dtype, scale=scales[name][0], zero_point=scales[name][1])
@@ -122,7 +134,7 @@ def _fixed_scales(graph: Graph, tied: Mapping[str, set[str]]) -> Iterator[tuple[
             yield op.output, function
 
 
-def _union(names: list[str], ranges: Ranges) -> tuple[float, float]:
+def _union(names: Sequence[str], ranges: Ranges) -> tuple[float, float]:
     missing = [name for name in names if name not in ranges]
     if missing:
         raise GraphError(f"tensor '{missing[0]}' has no calibration range")
@@ -154,27 +166,55 @@ def _float32(value: float) -> float:
 
 
 def _weighted(op: WeightedOp, tensors: Mapping[str, Tensor], bits: int, density: float) -> Op:
+    values = _values(op)
+    scales = weight_scales(values, bits)
+    kept = kept_count(values.size, density)
+    return quantize_layer(op, values, scales, bits, kept, tensors[op.inputs[0]].scale or 1.0)
+
+
+def _values(op: WeightedOp) -> Array:
     if op.weight.values is None:
         raise GraphError(f"layer '{op.name}' has no weight values to quantize")
-    values, scales = quantize_weights(op.weight.values, bits)
-    input_scale = tensors[op.inputs[0]].scale or 1.0
+    return op.weight.values
+
+
+def quantize_layer(
+    op: WeightedOp, values: Array, scales: Array, bits: int, kept: int, input_scale: float
+) -> WeightedOp:
+    """`op` with integers: float `values` in steps of `scales` (outputs,), and the bias in s_in * s.
+
+    Raises GraphError when more than `kept` of the integers are not zero.
+    """
+    integers = _rounded(values, scales, bits)
     bias = np.zeros(len(scales)) if op.bias is None else op.bias
-    integers = np.clip(np.rint(bias / (input_scale * scales)), -INT32_MAX, INT32_MAX)
-    kept = kept_count(values.size, density)
-    if int(np.count_nonzero(values)) > kept:
+    offsets = np.clip(np.rint(bias / (input_scale * scales)), -INT32_MAX, INT32_MAX)
+    if int(np.count_nonzero(integers)) > kept:
         raise GraphError(
-            f"layer '{op.name}' keeps {np.count_nonzero(values)} non-zero weights "
+            f"layer '{op.name}' keeps {np.count_nonzero(integers)} non-zero weights "
             f"but declares {kept}"
         )
-    weight = Weight(values.shape, bits, kept, values, scales)
-    return replace(op, weight=weight, bias=integers.astype(np.int64))
+    weight = Weight(integers.shape, bits, kept, integers, scales)
+    return replace(op, weight=weight, bias=offsets.astype(np.int64))
 
 
 def quantize_weights(weights: Array, bits: int) -> tuple[Array, Array]:
-    """Symmetric integers (int8) and one scale an output channel (axis 0), for 2 to 8 bits.
+    """Symmetric integers (int8) and one scale an output channel (axis 0), for 2 to 8 bits."""
+    scales = weight_scales(weights, bits)
+    return _rounded(weights, scales, bits), scales
 
-    The scale of a channel is the largest magnitude, or below 8 bits the clipping point with the
-    least squared error (Banner et al., arXiv 1810.05723, searched instead of fitted).
+
+def _rounded(weights: Array, scales: Array, bits: int) -> Array:
+    limit = 2 ** (bits - 1) - 1
+    rows = weights.reshape(weights.shape[0], -1).astype(np.float64)
+    integers = np.clip(np.rint(rows / scales[:, None]), -limit, limit)
+    return integers.reshape(weights.shape).astype(np.int8)
+
+
+def weight_scales(weights: Array, bits: int) -> Array:
+    """One scale an output channel (axis 0), for 2 to 8 bits; each a float32.
+
+    That of the largest magnitude, or below 8 bits of the clipping point with the least squared
+    error (Banner et al., arXiv 1810.05723, searched instead of fitted).
     """
     if not 2 <= bits <= 8:
         raise GraphError(f"weights of {bits} bits; allowed: 2 to 8")
@@ -185,9 +225,8 @@ def quantize_weights(weights: Array, bits: int) -> tuple[Array, Array]:
     largest = np.where(largest > 0, largest, whole)
     scales = (largest / limit).astype(np.float32).astype(np.float64)
     if bits < 8:
-        scales = _least_error(rows, largest, limit)
-    integers = np.clip(np.rint(rows / scales[:, None]), -limit, limit)
-    return integers.reshape(weights.shape).astype(np.int8), scales
+        return _least_error(rows, largest, limit)
+    return scales
 
 
 def _least_error(rows: Array, largest: Array, limit: int) -> Array:
