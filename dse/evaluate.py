@@ -1,7 +1,8 @@
 """Candidate -> accuracy on the exact network that would ship, in stages cached by content.
 
 Stages: the trained baseline, the pruned and fine-tuned network (shared by every bit width and every
-target), the quantized graph, its accuracy under a rounding contract.
+target), the quantized graph, fine-tuned once more where quantization is trained, its accuracy under
+a rounding contract.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from dse.compress import Compression, compress
+from dse.compress import Compression, Distillation, compress, learn_quantization
 from dse.errors import WorkloadError
 from dse.graph import archive, execute
 from dse.graph.channels import kept_count
 from dse.graph.ir import Conv2D, FullyConnected, Graph
 from dse.graph.numerics import Rounding
 from dse.graph.quantize import Ranges, quantize
+from dse.graph.ranges import find_ranges
 from dse.graph.trace import trace
 from dse.space import Candidate
 from dse.stopping import Watch
 from dse.trial import Metric
 from dse.workloads import Dataset, Recipe, Split, Workload, float_accuracy, train
-from dse.workloads.training import AfterEpoch
+from dse.workloads.training import AfterEpoch, Loss
 
 CALIBRATION_SAMPLES = 1024
 # Bumped when the meaning of a stored stage changes.
@@ -81,7 +83,8 @@ class Evaluator:
         content["recipe"] = {k: v for k, v in content["recipe"].items() if "fine_tune" not in k}
         self._baseline_file = folder / _digest(content) / "baseline.pt"
         self._baseline: nn.Module | None = None
-        self._last: tuple[str, Graph, Ranges] | None = None
+        self._last: tuple[str, Graph] | None = None
+        self._last_ranges: tuple[tuple[str, str], Ranges] | None = None
         self._trainings = 0
 
     @property
@@ -101,13 +104,17 @@ class Evaluator:
         stage_s: dict[str, float] = {}
         before = self._trainings
         with _timed(stage_s, "train"):
-            graph, ranges = self._float_stage(candidate, watch)
+            # Under quantization-aware training, the accuracy to watch is that of the second stage.
+            graph = self._float_stage(candidate, None if candidate.method == "qat" else watch)
         with _timed(stage_s, "quantize"):
-            graph = self._finished(graph, ranges, candidate)
+            finished = self._finished(graph, candidate)
+        if candidate.method == "qat":
+            with _timed(stage_s, "train"):
+                finished = self._learned_stage(graph, finished, candidate, watch)
         with _timed(stage_s, "validate"):
-            metric = self.accuracy(graph, self.dataset.validation, rounding)
+            metric = self.accuracy(finished, self.dataset.validation, rounding)
         trained = self._trainings > before
-        return Evaluation(graph, metric, len(self.dataset.validation), stage_s, trained)
+        return Evaluation(finished, metric, len(self.dataset.validation), stage_s, trained)
 
     def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
         """Accuracy on test data, which the search never sees, and the number of samples."""
@@ -120,24 +127,58 @@ class Evaluator:
         kind = f"integer network, {rounding} rounding" if graph.integer else "float32 network"
         return Metric(share, low, high, "measured", f"exact {kind}, {len(split)} samples")
 
-    def _finished(self, graph: Graph, ranges: Ranges, candidate: Candidate) -> Graph:
+    def _finished(self, graph: Graph, candidate: Candidate) -> Graph:
         if candidate.precision == "float32":
             return _with_kept(graph, candidate.kept)
+        ranges = self._ranges(graph, candidate)
         return quantize(graph, ranges, candidate.bits, candidate.kept, candidate.precision)
 
-    def _float_stage(self, candidate: Candidate, watch: Watch | None) -> tuple[Graph, Ranges]:
-        """The pruned, fine-tuned network as a float graph, and its calibration ranges."""
-        key = candidate.training_key
-        if self._last is None or self._last[0] != key:
-            path = self._stages / f"{key}.npz"
-            if path.exists():
-                graph = archive.from_bytes(path.read_bytes())
-            else:
-                graph = self._compressed(candidate, watch)
-                _write(path, archive.to_bytes(graph))
+    def _ranges(self, graph: Graph, candidate: Candidate) -> Ranges:
+        key = candidate.float_key, candidate.ranges or "minmax"
+        if self._last_ranges is None or self._last_ranges[0] != key:
             calibration = self.dataset.train.take(CALIBRATION_SAMPLES).inputs
-            self._last = (key, graph, execute.observe(graph, calibration))
-        return self._last[1], self._last[2]
+            self._last_ranges = key, find_ranges(graph, calibration, key[1])
+        return self._last_ranges[1]
+
+    def _float_stage(self, candidate: Candidate, watch: Watch | None) -> Graph:
+        """The pruned, fine-tuned network as a float graph."""
+        key = candidate.float_key
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._kept(key, lambda: self._compressed(candidate, watch))
+        return self._last[1]
+
+    def _learned_stage(
+        self, graph: Graph, start: Graph, candidate: Candidate, watch: Watch | None
+    ) -> Graph:
+        """The integer network after quantization-aware training."""
+
+        def learned() -> Graph:
+            self._trainings += 1
+            return learn_quantization(
+                graph,
+                start,
+                self.dataset.train,
+                self.recipe,
+                self.seed,
+                progress=self._stop_between_steps,
+                after_epoch=None if watch is None else self._watched(watch),
+                loss=self._loss(candidate),
+            )
+
+        return self._kept(candidate.training_key, learned)
+
+    def _kept(self, key: str, make: Callable[[], Graph]) -> Graph:
+        """The graph of a stage: found in the cache, or made and put there."""
+        path = self._stages / f"{key}.npz"
+        if path.exists():
+            return archive.from_bytes(path.read_bytes())
+        graph = make()
+        _write(path, archive.to_bytes(graph))
+        return graph
+
+    def _loss(self, candidate: Candidate) -> Loss | None:
+        teaching = candidate.distillation
+        return Distillation(self.baseline(), **teaching) if teaching else None
 
     def _compressed(self, candidate: Candidate, watch: Watch | None) -> Graph:
         plan = Compression(
@@ -156,6 +197,7 @@ class Evaluator:
             self.seed,
             progress=self._stop_between_steps,
             after_epoch=None if watch is None else self._watched(watch),
+            loss=self._loss(candidate),
         )
         return trace(model, self.shape, self.workload.name)
 
@@ -239,7 +281,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 def _timed(stage_s: dict[str, float], stage: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    stage_s[stage] = time.perf_counter() - began
+    stage_s[stage] = stage_s.get(stage, 0.0) + time.perf_counter() - began
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dse.graph.channels import channel_groups, with_encodings
 from dse.graph.ir import Graph
 from dse.pareto import Box
 from dse.samplers import GREY_BOX, make_sampler
-from dse.space import Candidate, Knob, KnobKind, Space, float_baseline, layer_knobs
+from dse.space import Candidate, Knob, KnobKind, Space, Value, float_baseline, layer_knobs
 from dse.study import PRECISIONS, SpaceSection, StudyFile
 from dse.targets import Cost, Target, cost, find_backend, find_board, load_boards, targets_for
 from dse.trial import COST_METRICS, Metric, MetricName
@@ -301,10 +301,18 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
     if bits.weight_bits != [8]:
         knobs += layer_knobs("bits", bits.granularity, bits.weight_bits, weighted, bits.skip)
     knobs += _choice("precision", bits.precision)
+    # What is left out is no knob, so that stored spaces stay what they were.
+    if bits.method != ["ptq"]:
+        knobs += _choice("method", bits.method)
+    if bits.ranges != ["minmax"]:
+        knobs += _choice("ranges", bits.ranges)
+    if section.distillation is not None:
+        knobs += _choice("distillation", section.distillation.weight)
+        knobs += _choice("temperature", section.distillation.temperature)
     return (*knobs, Knob("target", "target", targets))
 
 
-def _choice(kind: KnobKind, values: Sequence[str]) -> list[Knob]:
+def _choice(kind: KnobKind, values: Sequence[Value]) -> list[Knob]:
     # A knob with one value still decides, so that the candidate says what was used.
     return [Knob(kind, kind, tuple(values))]
 

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 KnobKind: TypeAlias = Literal[
-    "prune", "sparsity", "bits", "criterion", "schedule", "precision", "target"
+    "prune",
+    "sparsity",
+    "bits",
+    "criterion",
+    "schedule",
+    "precision",
+    "method",
+    "ranges",
+    "distillation",
+    "temperature",
+    "target",
 ]
 Value: TypeAlias = str | int | float
 MAX_KNOWN_SHAPES = 4096
@@ -74,7 +84,9 @@ class Candidate:
 
     `widths` are kept output channels by group and `kept` kept shares of weights by layer, where
     something is removed; `bits` are the weight widths of every layer, none when the precision (the
-    type of the activations) is float32; `target` is 'board/backend/clock'.
+    type of the activations) is float32; `method` is 'qat' where quantization is trained, `ranges`
+    how activations were calibrated where it was not by min-max, `distillation` the weight and the
+    temperature of a teacher's loss; `target` is 'board/backend/clock'.
     """
 
     target: str
@@ -84,6 +96,9 @@ class Candidate:
     precision: Literal["int8", "int16", "float32"] = "int8"
     criterion: str = ""
     schedule: str = ""
+    method: str = ""
+    ranges: str = ""
+    distillation: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def canonical(self) -> str:
@@ -104,7 +119,14 @@ class Candidate:
     @cached_property
     def training_key(self) -> str:
         """Hash of what decides the training; post-training quantization is left out."""
-        skipped = ("target", "bits", "precision")
+        return self.network_key if self.method == "qat" else self.float_key
+
+    @cached_property
+    def float_key(self) -> str:
+        """Hash of what decides the float network, from which quantization starts."""
+        skipped = {"target", "bits", "precision", "method", "ranges"}
+        if not self.compressed:  # the baseline has no teacher
+            skipped.add("distillation")
         content = {name: v for name, v in self.to_json().items() if name not in skipped}
         return _digest(json.dumps(content, sort_keys=True))
 
@@ -122,6 +144,9 @@ class Candidate:
             item.name: dict(value) if isinstance(value := getattr(self, item.name), dict) else value
             for item in fields(self)
         }
+        for name in _LATER:
+            if not content[name]:
+                del content[name]
         content["target"] = {"board": board, "backend": backend, "clock_hz": hertz}
         return content
 
@@ -206,6 +231,10 @@ class Space:
             "criterion": "l2",
             "schedule": "one-shot",
             "precision": "int8",
+            "method": "ptq",
+            "ranges": "minmax",
+            "distillation": 0,
+            "temperature": 1,
             "target": self.targets[0],
         }
         widths: dict[str, int] = {}
@@ -223,6 +252,11 @@ class Space:
             else:
                 picked[knob.kind] = value
         floating = picked["precision"] == "float32"
+        learned = picked["method"] == "qat" and not floating
+        # Whatever decides nothing is left out: training starts from min-max, and needs a teacher
+        # only where something is trained.
+        calibrated = not floating and not learned and picked["ranges"] != "minmax"
+        taught = picked["distillation"] and (widths or kept or learned)
         return Candidate(
             target=picked["target"],
             widths=widths,
@@ -231,6 +265,9 @@ class Space:
             precision=picked["precision"],
             criterion=picked["criterion"] if widths else "",
             schedule=picked["schedule"] if widths or kept else "",
+            method="qat" if learned else "",
+            ranges=picked["ranges"] if calibrated else "",
+            distillation=_teaching(picked) if taught else {},
         )
 
     def _widths(self, knob: Knob, ratio: float) -> dict[str, int]:
@@ -255,6 +292,8 @@ class Space:
                 value = str(getattr(candidate, knob.kind))
             elif knob.kind == "bits" and not candidate.bits:
                 value = max(knob.choices)  # whatever it says, the weights are floats
+            elif knob.kind in ("method", "distillation") and value not in knob.choices:
+                value = knob.choices[0]  # decides nothing where nothing is trained
             if value not in knob.choices:
                 return None
             params[knob.name] = next(c for c in knob.choices if c == value)
@@ -300,7 +339,16 @@ class Space:
         return {}
 
 
-_NEUTRAL: Mapping[str, Value] = {"prune": 0, "sparsity": 0, "bits": 8}
+# Fields that came after studies were stored: left out where they say nothing, so keys stay.
+_LATER = ("method", "ranges", "distillation")
+_NEUTRAL: Mapping[str, Value] = {
+    "prune": 0,
+    "sparsity": 0,
+    "bits": 8,
+    "method": "ptq",
+    "ranges": "minmax",
+    "distillation": 0,
+}
 # The choices of a kind of knob between which no cost is lower.
 _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "prune": lambda choices: [max(choices)],
@@ -309,9 +357,20 @@ _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "criterion": lambda choices: choices[:1],
     "schedule": lambda choices: choices[:1],
     "precision": lambda choices: choices,
+    "method": lambda choices: choices[:1],
+    "ranges": lambda choices: choices[:1],
+    "distillation": lambda choices: choices[:1],
+    "temperature": lambda choices: choices[:1],
     "target": lambda choices: choices,
 }
 _SECTION: Mapping[str, str] = {"prune": "pruning", "sparsity": "sparsity", "bits": "quantization"}
+
+
+def _teaching(picked: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "weight": round(float(picked["distillation"]), 10),
+        "temperature": round(float(picked["temperature"]), 10),
+    }
 
 
 def aligned_width(channels: int, ratio: float, alignment: int) -> int:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -31,8 +31,11 @@ Granularity = Literal["per-layer", "per-stage", "global"]
 Criterion = Literal["l1", "l2", "bn", "taylor", "random"]
 Schedule = Literal["one-shot", "agp"]
 Precision = Literal["int8", "int16", "float32"]
+Method = Literal["ptq", "qat"]
+RangesChoice = Literal["minmax", "percentile", "mse"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "int16", "float32")  # narrowest first
 MAX_STEPS = 1000
+T = TypeVar("T")
 
 
 class _MistakeError(ValueError):
@@ -100,6 +103,18 @@ def _weight_bits(value: int) -> int:
     return value
 
 
+def _weight(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"holds {value:g}; allowed: 0 (no teacher) to 1 (no labels)")
+    return value
+
+
+def _temperature(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"holds {value:g}; allowed: above 0")
+    return value
+
+
 def _seconds(value: Any) -> float | None:
     if value is None:
         return None
@@ -140,12 +155,12 @@ def _clock(value: Any) -> Any:
 
 Whole = Annotated[int, Field(strict=True)]
 Share = Annotated[float, Field(strict=True), AfterValidator(_share)]
-Shares = Annotated[
-    list[Share], BeforeValidator(_grid), Field(min_length=1), AfterValidator(_unique)
+Several = Annotated[
+    list[T], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
 ]
-Names = Annotated[
-    list[str], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
-]
+Grid = Annotated[list[T], BeforeValidator(_grid), Field(min_length=1), AfterValidator(_unique)]
+Shares = Grid[Share]
+Names = Several[str]
 Skip = Annotated[list[str], BeforeValidator(_as_list)]
 
 
@@ -167,12 +182,8 @@ class Pruning(_Section):
 
     granularity: Granularity = "per-layer"
     ratio: Shares
-    criterion: Annotated[
-        list[Criterion], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
-    ] = ["l2"]
-    schedule: Annotated[
-        list[Schedule], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
-    ] = ["one-shot"]
+    criterion: Several[Criterion] = ["l2"]
+    schedule: Several[Schedule] = ["one-shot"]
     skip: Skip = []
 
 
@@ -188,16 +199,18 @@ class Quantization(_Section):
     """Weight widths by layer; activations are int8 or int16 (or all is float32)."""
 
     granularity: Granularity = "per-layer"
-    weight_bits: Annotated[
-        list[Annotated[Whole, AfterValidator(_weight_bits)]],
-        BeforeValidator(_as_list),
-        Field(min_length=1),
-        AfterValidator(_unique),
-    ] = [8]
-    precision: Annotated[
-        list[Precision], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
-    ] = ["int8"]
+    weight_bits: Several[Annotated[Whole, AfterValidator(_weight_bits)]] = [8]
+    precision: Several[Precision] = ["int8"]
+    method: Several[Method] = ["ptq"]
+    ranges: Several[RangesChoice] = ["minmax"]
     skip: Skip = []
+
+
+class Distillation(_Section):
+    """The baseline as a teacher of every fine-tuning."""
+
+    weight: Grid[Annotated[float, Field(strict=True), AfterValidator(_weight)]]
+    temperature: Grid[Annotated[float, Field(strict=True), AfterValidator(_temperature)]] = [4.0]
 
 
 class SpaceSection(_Section):
@@ -206,14 +219,10 @@ class SpaceSection(_Section):
     pruning: Pruning | None = None
     sparsity: Sparsity | None = None
     quantization: Quantization = Quantization()
+    distillation: Distillation | None = None
     boards: Names
     backends: Names
-    clocks: Annotated[
-        list[Annotated[Any, BeforeValidator(_told(_clock))]],
-        BeforeValidator(_as_list),
-        Field(min_length=1),
-        AfterValidator(_unique),
-    ] = ["max"]
+    clocks: Several[Annotated[Any, BeforeValidator(_told(_clock))]] = ["max"]
     alignment: Annotated[Whole, Field(ge=1, le=64)] | None = None
 
 
@@ -285,6 +294,11 @@ class StudyFile(_Section):
         fixed = self.model_dump(
             mode="json", exclude={"n_trials", "timeout", "storage", "name", "verify", "early_stop"}
         )
+        # Keys that came after studies were stored say nothing there; None counts as left out.
+        later = fixed["space"]["quantization"]
+        for key in ("method", "ranges"):
+            if later[key] == Quantization.model_fields[key].default:
+                del later[key]
         fixed["constraints"] = [constraint.text for constraint in self.constraints]
         return fixed
 
@@ -399,6 +413,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "pruning": Pruning,
     "sparsity": Sparsity,
     "quantization": Quantization,
+    "distillation": Distillation,
     "workload": BringYourOwn,
 }
 

@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("problem",),
     ("draws", "stopping", "search_costs"),
     ("graph.tracer", "graph.layers", "graph.operators", "graph.trace", "graph.execute"),
+    ("graph.ranges",),
     ("workloads",),
     ("compress",),
     ("firmware",),

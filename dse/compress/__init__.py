@@ -1,6 +1,8 @@
 """Compression of torch networks: channels and weights removed, then fine-tuned."""
 
+from dse.compress.distill import Distillation
 from dse.compress.prune import CRITERIA, Importance, prune_channels
+from dse.compress.qat import learn_quantization
 from dse.compress.schedule import SCHEDULES, Compression, Ramp, compress
 from dse.compress.sparsify import Masks, magnitude_masks
 
@@ -8,10 +10,12 @@ __all__ = [
     "CRITERIA",
     "SCHEDULES",
     "Compression",
+    "Distillation",
     "Importance",
     "Masks",
     "Ramp",
     "compress",
+    "learn_quantization",
     "magnitude_masks",
     "prune_channels",
 ]

@@ -9,17 +9,28 @@ of a gradient (Jain et al., arXiv 1903.08066).
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dse.graph import execute
-from dse.graph.ir import Conv2D, FullyConnected, Graph, WeightedOp
+from dse.graph.ir import (
+    Concat,
+    Conv2D,
+    FullyConnected,
+    Graph,
+    Op,
+    Pad,
+    Pool2D,
+    Reshape,
+    WeightedOp,
+)
 from dse.graph.numerics import INTEGER_LIMITS
 from dse.graph.quantize import quantize_layer, scale_groups
 from dse.workloads.dataset import Split
-from dse.workloads.training import AfterEpoch, Progress, Recipe, train
+from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
 
 def learn_quantization(
@@ -31,15 +42,17 @@ def learn_quantization(
     *,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
+    loss: Loss | None = None,
 ) -> Graph:
     """`start`, the integer graph that `quantize` makes of the float `graph`, fine-tuned.
 
     Bit widths, types, zero points and pruned weights stay those of `start`; weights, biases and
     scales are learned on `split` (the training split) by the recipe's fine-tuning. What is returned
     is the integer network that was trained, so its exact accuracy is the one seen in training but
-    for roundings of sums. The same for the same seed. Raises WorkloadError when training diverges.
+    for roundings of sums. `loss` replaces cross-entropy (see Distillation). The same for the same
+    seed. Raises WorkloadError when training diverges.
     """
-    network = _FakeQuantized(graph, start)
+    network = FakeQuantized(graph, start)
     train(
         network,
         split.take(recipe.fine_tune_samples),
@@ -49,11 +62,12 @@ def learn_quantization(
         seed=seed,
         progress=progress,
         after_epoch=after_epoch,
+        loss=loss,
     )
     return network.integer()
 
 
-class _FakeQuantized(nn.Module):
+class FakeQuantized(nn.Module):
     """A float graph whose tensors and weights only take the values of an integer graph's."""
 
     def __init__(self, graph: Graph, start: Graph) -> None:
@@ -66,6 +80,8 @@ class _FakeQuantized(nn.Module):
         groups = [names for names, function in scale_groups(graph) if not function]
         self.group = {name: index for index, names in enumerate(groups) for name in names}
         self.steps = nn.Parameter(torch.zeros(len(groups)))
+        # These hold values of tensors on the same scale, which are rounded already.
+        self.moved = {op.output for op in graph.ops if _moves(op)}
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scores (N, classes) of inputs (N, C, H, W), (N, C, L) or (N, F)."""
@@ -82,10 +98,11 @@ class _FakeQuantized(nn.Module):
         return scale * self.steps[self.group[name]].exp() if name in self.group else scale
 
     def _rounded(self, name: str, value: Tensor) -> Tensor:
-        tensor, scale = self.start.tensors[name], self._scale(name)
-        low, high = INTEGER_LIMITS[tensor.dtype]
-        integers = _straight_through(value / scale + tensor.zero_point).clamp(low, high)
-        return (integers - tensor.zero_point) * scale
+        if name in self.moved:
+            return value
+        tensor = self.start.tensors[name]
+        low, high = (limit - tensor.zero_point for limit in INTEGER_LIMITS[tensor.dtype])
+        return rounded(value, self._scale(name), low, high)
 
     @torch.no_grad()
     def integer(self) -> Graph:
@@ -112,7 +129,7 @@ class _Layer(nn.Module):
         assert start.weight.scales is not None
         self.bits, self.kept = start.weight.bits, start.weight.kept
         values = torch.from_numpy(op.weight.values.astype(np.float32))
-        self.weight = nn.Parameter((values.permute(0, 3, 1, 2) if values.dim() == 4 else values))
+        self.weight = nn.Parameter(values.permute(0, 3, 1, 2) if values.dim() == 4 else values)
         bias = np.zeros(len(values)) if op.bias is None else np.asarray(op.bias)
         self.bias = nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
         self.steps = nn.Parameter(torch.zeros(len(values)))
@@ -126,8 +143,8 @@ class _Layer(nn.Module):
     def rounded(self) -> tuple[Tensor, Tensor]:
         scales = self.scales().view(-1, *[1] * (self.weight.dim() - 1))
         limit = 2 ** (self.bits - 1) - 1
-        integers = _straight_through(self.weight * self.get_buffer("mask") / scales)
-        return integers.clamp(-limit, limit) * scales, self.bias
+        weight = self.weight * self.get_buffer("mask")
+        return rounded(weight, scales, -limit, limit), self.bias
 
     def integer(self, op: WeightedOp, input_scale: float) -> WeightedOp:
         weight = (self.weight * self.get_buffer("mask")).detach()
@@ -139,9 +156,43 @@ class _Layer(nn.Module):
         )
 
 
-def _straight_through(value: Tensor) -> Tensor:
-    """Rounded half to even; the gradient is that of the identity (Bengio et al., 1308.3432)."""
-    return value + (value.round() - value).detach()
+class _Rounding(torch.autograd.Function):
+    """Values in steps of `scale`, clipped to [low, high] steps; equations 1 to 3 of the LSQ paper.
+
+    The gradient passes straight through to values in range; that of a step is the error of the
+    rounding in range, and the limit beyond. One operation, since a chain of torch's took most of
+    the time of a training.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+        scaled = value / scale
+        integers = scaled.round().clamp_(low, high)
+        ctx.save_for_backward(scaled, integers, scale)
+        ctx.limits = low, high
+        return integers * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor | None, None, None]:
+        scaled, integers, scale = ctx.saved_tensors
+        low, high = ctx.limits
+        inside = (scaled >= low) & (scaled <= high)
+        of_scale = None
+        if ctx.needs_input_grad[1]:
+            slope = torch.addcmul(integers, scaled, inside, value=-1) * gradients[0]
+            of_scale = slope.sum_to_size(scale.shape)
+        return gradients[0] * inside, of_scale, None, None
+
+
+def rounded(value: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+    """`value` in whole steps of `scale` (which broadcasts), from `low` to `high` of them."""
+    result: Tensor = _Rounding.apply(value, scale, low, high)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _moves(op: Op) -> bool:
+    largest = isinstance(op, Pool2D) and op.mode == "max"
+    return largest or isinstance(op, Reshape | Pad | Concat)
 
 
 def _key(name: str) -> str:

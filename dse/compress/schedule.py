@@ -13,7 +13,7 @@ from dse.compress.prune import Importance, check_criterion, layer_width, prune_i
 from dse.compress.sparsify import Masks, check_densities, magnitude_masks
 from dse.errors import CompressionError, nearest
 from dse.workloads.dataset import Split
-from dse.workloads.training import AfterEpoch, Progress, Recipe, train
+from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
 SCHEDULES = ("one-shot", "agp")
 
@@ -100,12 +100,14 @@ def compress(
     *,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
+    loss: Loss | None = None,
 ) -> nn.Module:
     """A pruned and fine-tuned copy of `model`, in evaluation mode; the same for the same seed.
 
     `split` is the training split. Removed channels are gone, removed weights exactly zero. Without
     anything to remove, `model` itself is returned and nothing is trained. When `after_epoch` ends
     the fine-tuning early, the network still has the widths and densities that were asked for.
+    `loss` replaces cross-entropy (see Distillation).
     Raises CompressionError (see prune_channels, magnitude_masks) or WorkloadError (training).
     """
     if not plan.changes(model):
@@ -122,6 +124,7 @@ def compress(
         after_step=pruning,
         progress=progress,
         after_epoch=after_epoch,
+        loss=loss,
     )
     pruning.finish(pruned)
     return pruned

@@ -206,7 +206,7 @@ def quantize_weights(weights: Array, bits: int) -> tuple[Array, Array]:
 def _rounded(weights: Array, scales: Array, bits: int) -> Array:
     limit = 2 ** (bits - 1) - 1
     rows = weights.reshape(weights.shape[0], -1).astype(np.float64)
-    integers = np.clip(np.rint(rows / scales[:, None]), -limit, limit)
+    integers: Array = np.clip(np.rint(rows / scales[:, None]), -limit, limit)
     return integers.reshape(weights.shape).astype(np.int8)
 
 
@@ -223,7 +223,7 @@ def weight_scales(weights: Array, bits: int) -> Array:
     largest = np.abs(rows).max(axis=1)
     whole = float(largest.max()) or 1.0
     largest = np.where(largest > 0, largest, whole)
-    scales = (largest / limit).astype(np.float32).astype(np.float64)
+    scales: Array = (largest / limit).astype(np.float32).astype(np.float64)
     if bits < 8:
         return _least_error(rows, largest, limit)
     return scales

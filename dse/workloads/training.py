@@ -26,6 +26,8 @@ AfterStep: TypeAlias = Callable[[nn.Module, int, int], bool]
 True says that it replaced parameters: the optimiser is then rebuilt and its moments start anew.
 """
 Progress: TypeAlias = Callable[[int, int], None]
+Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`loss(scores, inputs, labels)` of a batch: (N, classes), (N, ...), (N,) -> a mean, ()."""
 AfterEpoch: TypeAlias = Callable[[nn.Module, int, int], bool]
 """`hook(model, epochs_done, epochs)` between two epochs; True ends the training."""
 
@@ -96,8 +98,9 @@ def train(
     after_step: AfterStep | None = None,
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
+    loss: Loss | None = None,
 ) -> TrainingLog:
-    """Train `model` in place with cross-entropy and leave it in evaluation mode.
+    """Train `model` in place, with cross-entropy or `loss`, and leave it in evaluation mode.
 
     `progress(step, total_steps)` is called after every step. Raises WorkloadError when the loss is
     not finite.
@@ -107,6 +110,7 @@ def train(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = min(recipe.batch_size, len(split))
     run = _Run(model, split, recipe, learning_rate, batch, epochs * (len(split) // batch))
+    run.loss = loss or run.loss
     losses: list[float] = []
     stopped = False
     with _threads(recipe.threads), torch.random.fork_rng(devices=[]):
@@ -154,6 +158,7 @@ class _Run:
         self.model, self.split, self.recipe = model, split, recipe
         self.rate, self.batch, self.total = rate, batch, total
         self.step = 0
+        self.loss: Loss = _cross_entropy
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -190,7 +195,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * rate_factor(self.step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.model(inputs), labels)
+        loss = self.loss(self.model(inputs), inputs, labels)
         value = loss.item()
         if not math.isfinite(value):
             raise WorkloadError(
@@ -201,6 +206,10 @@ class _Run:
         self.optimizer.step()
         self.step += 1
         return value
+
+
+def _cross_entropy(scores: Tensor, _: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(scores, labels)
 
 
 @contextmanager

@@ -1,0 +1,150 @@
+"""What the training techniques buy: exact accuracy of the network that would ship, on test data.
+
+Quantization: every choice of ranges, and training, with the first and last layer in 8 bits and the
+others in fewer. Distillation: networks pruned to a share of their channels (int8), fine-tuned with
+labels alone and with the baseline as a teacher. Both beside the float network, as it was trained
+and fine-tuned as long as the others.
+
+    python benchmarks/techniques.py
+    python benchmarks/techniques.py --workload lenet5-fashion-mnist --recipe epochs=4
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dse.compress import Compression, Distillation, compress, learn_quantization
+from dse.graph import execute
+from dse.graph.channels import channel_groups
+from dse.graph.ir import Graph
+from dse.graph.quantize import quantize
+from dse.graph.ranges import METHODS, find_ranges
+from dse.graph.trace import trace
+from dse.workloads import Dataset, Recipe, Split, find_workload, float_accuracy, train
+
+CALIBRATION_SAMPLES = 1024
+BITS = (8, 4, 3, 2)
+KEPT = (0.5, 0.25, 0.125)
+TEACHERS = ((0.5, 4.0), (0.9, 4.0))
+TECHNIQUES = ("quantization", "distillation")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A workload's network with its float graph, its data and the recipe of all fine-tuning."""
+
+    model: nn.Module
+    graph: Graph
+    data: Dataset
+    recipe: Recipe
+    seed: int
+
+    @property
+    def calibration(self) -> torch.Tensor:
+        """Training samples that ranges are found on."""
+        return self.data.train.take(CALIBRATION_SAMPLES).inputs
+
+    def accuracy(self, graph: Graph) -> str:
+        """Share of the test data in percent."""
+        test = self.data.test
+        return f"{100 * execute.accuracy(graph, test.inputs, test.labels):.2f}"
+
+
+def prepare(name: str, changes: dict[str, float | int], seed: int) -> Trained:
+    """Train a workload's network, and print how good it is."""
+    workload = find_workload(name)
+    recipe, data = workload.recipe.with_changes(changes), workload.load()
+    model = workload.network(seed)
+    began = time.perf_counter()
+    _train(model, data.train.take(recipe.train_samples), recipe, recipe.epochs, False, seed)
+    longer = copy.deepcopy(model)
+    tuning = data.train.take(recipe.fine_tune_samples)
+    _train(longer, tuning, recipe, recipe.fine_tune_epochs, True, seed)
+    found = [f"{100 * float_accuracy(one, data.test):.2f} %" for one in (model, longer)]
+    seconds = time.perf_counter() - began
+    print(f"{name}, seed {seed}: float32 {found[0]}, fine-tuned {found[1]} ({seconds:.0f} s)")
+    return Trained(model, trace(model, data.sample_shape), data, recipe, seed)
+
+
+def _train(
+    model: nn.Module, split: Split, recipe: Recipe, epochs: int, tuning: bool, seed: int
+) -> None:
+    rate = recipe.fine_tune_learning_rate if tuning else recipe.learning_rate
+    train(model, split, recipe, epochs=epochs, learning_rate=rate, seed=seed)
+
+
+def quantization(found: Trained, bits: Sequence[int]) -> None:
+    """One line a bit width: accuracy after each way to quantize."""
+    ranges = [find_ranges(found.graph, found.calibration, method) for method in METHODS]
+    names = [op.name for op in found.graph.weighted]
+    print("bits " + "".join(f"{'ptq ' + m:>16}" for m in METHODS) + f"{'qat':>8}{'seconds':>9}")
+    for width in bits:
+        widths = dict.fromkeys(names, width) | {names[0]: 8, names[-1]: 8}
+        starts = [quantize(found.graph, one, widths) for one in ranges]
+        began = time.perf_counter()
+        learned = learn_quantization(
+            found.graph, starts[0], found.data.train, found.recipe, found.seed
+        )
+        seconds = time.perf_counter() - began
+        cells = "".join(f"{found.accuracy(one):>16}" for one in starts)
+        print(f"{width:>4} {cells}{found.accuracy(learned):>8}{seconds:>9.0f}", flush=True)
+
+
+def distillation(found: Trained, shares: Sequence[float]) -> None:
+    """One line a share of kept channels: accuracy without a teacher and with each."""
+    groups = channel_groups(found.graph)
+    titles = ["labels alone", *(f"w {w:g}, T {t:g}" for w, t in TEACHERS)]
+    print("kept " + "".join(f"{title:>14}" for title in titles))
+    for share in shares:
+        widths = {group.name: max(1, round(group.channels * share)) for group in groups}
+        cells = ""
+        for loss in (None, *(Distillation(found.model, *teacher) for teacher in TEACHERS)):
+            pruned = compress(
+                found.model,
+                found.data.train,
+                Compression(widths, criterion="l2", schedule="agp"),
+                found.recipe,
+                found.seed,
+                loss=loss,
+            )
+            graph = trace(pruned, found.data.sample_shape)
+            integer = quantize(graph, find_ranges(graph, found.calibration))
+            cells += f"{found.accuracy(integer):>14}"
+        print(f"{share:>4.3g} {cells}", flush=True)
+
+
+def recipe_changes(given: Sequence[str]) -> dict[str, float | int]:
+    """`key=value` pairs as numbers."""
+    pairs = (item.split("=", 1) for item in given)
+    return {key: int(value) if value.isdigit() else float(value) for key, value in pairs}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workload", default="digits")
+    parser.add_argument("--techniques", nargs="+", choices=TECHNIQUES, default=TECHNIQUES)
+    parser.add_argument("--bits", nargs="+", type=int, default=BITS)
+    parser.add_argument("--kept", nargs="+", type=float, default=KEPT)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipe", nargs="+", default=(), metavar="KEY=VALUE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = prepare(options.workload, recipe_changes(options.recipe), options.seed)
+    if "quantization" in options.techniques:
+        quantization(found, options.bits)
+    if "distillation" in options.techniques:
+        distillation(found, options.kept)
+
+
+if __name__ == "__main__":
+    main()
