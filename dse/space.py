@@ -292,8 +292,8 @@ class Space:
                 value = str(getattr(candidate, knob.kind))
             elif knob.kind == "bits" and not candidate.bits:
                 value = max(knob.choices)  # whatever it says, the weights are floats
-            elif knob.kind in ("method", "distillation") and value not in knob.choices:
-                value = knob.choices[0]  # decides nothing where nothing is trained
+            elif knob.kind in _LATER and value not in knob.choices:
+                value = knob.choices[0]  # may decide nothing here, which is seen below
             if value not in knob.choices:
                 return None
             params[knob.name] = next(c for c in knob.choices if c == value)

@@ -159,4 +159,15 @@ def compression_text(trial: Trial) -> str:
         parts.append(str(candidate["precision"]))
     if candidate.get("criterion"):
         parts.append(f"{candidate['criterion']} {candidate['schedule']}")
+    parts += training_parts(candidate)
     return ", ".join(part for part in parts if part)
+
+
+def training_parts(candidate: Mapping[str, Any]) -> list[str]:
+    """How quantization was calibrated or trained, and the teacher, where it is not the default."""
+    parts = [str(candidate["method"])] if candidate.get("method") else []
+    if candidate.get("ranges"):
+        parts.append(f"{candidate['ranges']} ranges")
+    if teacher := candidate.get("distillation"):
+        parts.append(f"teacher {teacher['weight']:g} at T {teacher['temperature']:g}")
+    return parts

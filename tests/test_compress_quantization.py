@@ -65,7 +65,7 @@ def test_without_a_step_nothing_changes(
     found = FakeQuantized(graph, quantized).integer()
     assert found.tensors == quantized.tensors
     for one, other in zip(found.weighted, quantized.weighted, strict=True):
-        np.testing.assert_array_equal(one.weight.scales, other.weight.scales)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.weight.scales, other.weight.scales)
         # Folded weights may be float64, those that are trained are float32.
         np.testing.assert_allclose(one.weight.values, other.weight.values, atol=1)  # type: ignore[arg-type]
         np.testing.assert_allclose(one.bias, other.bias, rtol=1e-6, atol=1)  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def test_whole_examples_are_valid(label: str) -> None:
 @pytest.mark.parametrize("label", [label for label in EXAMPLES if label not in WHOLE])
 def test_examples_of_a_part_are_valid_in_a_study(label: str) -> None:
     content = EXAMPLES[label]
-    sections = {"pruning", "sparsity", "quantization"}
+    sections = {"pruning", "sparsity", "quantization", "distillation"}
     changes = {f"space.{key}" if key in sections else key: v for key, v in content.items()}
     found = parse_study(study_text(changes), label)
     section = found.space if sections & set(content) else found
@@ -72,9 +72,13 @@ def test_the_reference_shows_every_key_at_once() -> None:
     whole = WHOLE[f"{name(REFERENCE)}: name: keyword-small"]
     found = parse_study(yaml.safe_dump(whole), "reference")
     assert found.model_fields_set == set(StudyFile.model_fields)
-    for section in (found.space, found.space.pruning, found.space.quantization):
+    for section in _sections_of(found.space):
         assert section is not None
         assert set(type(section).model_fields) - section.model_fields_set <= {"skip"}
+
+
+def _sections_of(space: study.SpaceSection) -> tuple[BaseModel | None, ...]:
+    return space, space.pruning, space.quantization, space.distillation
 
 
 SECTIONS: tuple[type[BaseModel], ...] = (
@@ -84,6 +88,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     study.Pruning,
     study.Sparsity,
     study.Quantization,
+    study.Distillation,
     study.SamplerSection,
 )
 
@@ -100,6 +105,7 @@ def test_every_key_is_explained_and_every_explained_key_exists() -> None:
 def test_every_setting_unit_and_choice_is_in_the_reference() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     choices = [*get_args(study.Criterion), *get_args(study.Schedule), *get_args(study.Precision)]
+    choices += [*get_args(study.Method), *get_args(study.RangesChoice)]
     for word in (*choices, *(key for keys in SAMPLER_SETTINGS.values() for key in keys)):
         assert f"`{word}`" in text
     table = text[text.index("## Units") : text.index("## `workload`")]

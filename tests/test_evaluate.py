@@ -104,3 +104,35 @@ def test_torch_reproduces_the_same_network_for_the_same_seed() -> None:
     one, other = WORKLOAD.network(3), WORKLOAD.network(3)
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+def test_trained_quantization_is_a_stage_of_its_own(tmp_path: Path) -> None:
+    two = dict.fromkeys(LAYERS, 2) | {"conv1": 8, "fc2": 8}
+    first = evaluator(tmp_path)
+    rounded = first.evaluate(candidate(bits=two), "double")
+    learned = first.evaluate(candidate(bits=two, method="qat"), "double")
+    assert learned.trained
+    assert learned.graph.key == rounded.graph.key
+    assert learned.graph.tensors != rounded.graph.tensors
+    again = evaluator(tmp_path).evaluate(candidate(bits=two, method="qat"), "double")
+    assert not again.trained
+    assert again.accuracy == learned.accuracy
+    four = candidate(bits=dict.fromkeys(LAYERS, 4), method="qat")
+    assert first.evaluate(four, "double").trained
+
+
+@pytest.mark.slow
+def test_a_teacher_changes_what_is_fine_tuned_and_nothing_else(tmp_path: Path) -> None:
+    pruned = {"widths": {"conv1": 8, "fc1": 24}, "criterion": "l2", "schedule": "one-shot"}
+    taught = {"distillation": {"weight": 0.5, "temperature": 4.0}}
+    found = evaluator(tmp_path)
+    alone = found.evaluate(candidate(**pruned), "double")
+    with_teacher = found.evaluate(candidate(**pruned, **taught), "double")
+    assert with_teacher.trained
+    assert with_teacher.graph.key == alone.graph.key
+    assert with_teacher.accuracy != alone.accuracy
+    # Ranges are found again, without a training.
+    ranged = found.evaluate(candidate(**pruned, **taught, ranges="mse"), "double")
+    assert not ranged.trained
+    assert ranged.graph.tensors != with_teacher.graph.tensors

@@ -86,12 +86,15 @@ def spaces(draw: st.DrawFn) -> Space:
         "granularity": draw(st.sampled_from(GRANULARITIES)),
         "weight_bits": some([2, 4, 5, 8]),
         "precision": some(["int8", "int16", "float32"]),
+        "method": some(["ptq", "qat"]),
+        "ranges": some(["minmax", "percentile", "mse"]),
         "skip": draw(st.sampled_from([[], ["conv1"]])),
     }
     return problem(
         pruning=draw(st.sampled_from([None, pruning])),
         sparsity=draw(st.sampled_from([None, sparsity])),
         quantization=quantization,
+        distillation=draw(st.sampled_from([None, {"weight": [0, 0.5], "temperature": [1, 4]}])),
         alignment=draw(st.sampled_from([None, 1, 4, 6])),
     ).space
 
@@ -126,6 +129,22 @@ GOLDEN = {
         schedule="agp",
     ),
 }
+
+
+def test_what_came_later_does_not_change_the_space_or_the_file_of_older_studies() -> None:
+    plain, spelled_out = (
+        problem(),
+        problem(quantization={**SECTION["quantization"], "method": "ptq", "ranges": "minmax"}),
+    )
+    assert {knob.kind for knob in plain.space.knobs} == {
+        "prune", "criterion", "schedule", "sparsity", "bits", "precision", "target"
+    }  # fmt: skip
+    assert plain.space.hash == spelled_out.space.hash
+    stored = plain.study.searchable()["space"]
+    assert {key for key, value in stored["quantization"].items() if value is not None} == {
+        "granularity", "weight_bits", "precision", "skip"
+    }  # fmt: skip
+    assert stored["distillation"] is None
 
 
 @pytest.mark.parametrize("key", GOLDEN)
@@ -183,13 +202,18 @@ def test_quantization_decides_no_training(
     space, params = found
     other = space.draw(source)
     quantized = {
-        knob.name: other[knob.name] for knob in space.knobs if knob.kind in ("bits", "precision")
+        knob.name: other[knob.name]
+        for knob in space.knobs
+        if knob.kind in ("bits", "precision", "ranges")
     }
     one, two = space.candidate(params), space.candidate({**params, **quantized})
-    assert one.training_key == two.training_key
-    assert (one.network_key == two.network_key) == (
-        (one.bits, one.precision) == (two.bits, two.precision)
-    )
+    assert one.float_key == two.float_key
+    same = (one.bits, one.precision, one.ranges) == (two.bits, two.precision, two.ranges)
+    if not one.method and not two.method:
+        assert one.training_key == two.training_key == one.float_key
+        assert (one.network_key == two.network_key) == same
+    elif one.method == two.method:
+        assert (one.training_key == two.training_key) == same
 
 
 # --- canonical form -----------------------------------------------------------------------------
@@ -218,7 +242,17 @@ def test_what_changes_nothing_is_left_out(
     if not candidate.compressed:
         assert candidate.schedule == ""
         assert space.candidate(varied("criterion", "schedule")).key == candidate.key
-        assert candidate.training_key == float_baseline(candidate.target).training_key
+        assert candidate.float_key == float_baseline(candidate.target).float_key
+    if candidate.precision == "float32":
+        assert (candidate.method, candidate.ranges) == ("", "")
+        assert space.candidate(varied("method", "ranges", "bits")).key == candidate.key
+    if candidate.method == "qat":
+        assert candidate.ranges == ""
+        assert space.candidate(varied("ranges")).key == candidate.key
+    if not candidate.distillation:
+        assert space.candidate(varied("temperature")).key == candidate.key
+    if not candidate.compressed and not candidate.method:
+        assert candidate.distillation == {}
     assert 0 not in candidate.widths.values()
     assert 1 not in candidate.kept.values()
 
@@ -392,9 +426,10 @@ def test_the_baselines_have_a_setting_wherever_the_knobs_allow_one(space: Space)
         for baseline in (space.int8_baseline(target), float_baseline(target)):
             params = space.params(baseline)
             wanted: dict[str, Any] = {"prune": 0, "sparsity": 0, "bits": 8}
-            wanted["precision"] = baseline.precision
+            wanted |= {"precision": baseline.precision, "method": "ptq", "ranges": "minmax"}
             if baseline.precision == "float32":
-                del wanted["bits"]  # whatever their bits say, the weights are floats
+                # Whatever these say, the weights are floats.
+                del wanted["bits"], wanted["method"], wanted["ranges"]
             possible = all(
                 wanted.get(knob.kind, knob.choices[0]) in knob.choices for knob in space.knobs
             )

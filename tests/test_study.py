@@ -61,8 +61,13 @@ STUDIES = st.fixed_dictionaries(
                         "granularity": GRANULARITY,
                         "weight_bits": some([2, 3, 8]),
                         "precision": some(["int8", "int16", "float32"]),
+                        "method": some(["ptq", "qat"]),
+                        "ranges": some(["minmax", "percentile", "mse"]),
                         "skip": SKIP,
                     },
+                ),
+                "distillation": st.fixed_dictionaries(
+                    {"weight": some([0, 0.5, 1.0])}, optional={"temperature": some([1, 4.5])}
                 ),
                 "clocks": some(["max", "all", "80 MHz", "0.5 MHz"]),
                 "alignment": st.integers(1, 64),

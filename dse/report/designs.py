@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dse.pareto import knee
 from dse.rows import StudyRecord
+from dse.tables import training_parts
 from dse.trial import METRICS, Metric, MetricName, State, Trial
 from dse.units import format_quantity, format_value
 
@@ -291,7 +292,7 @@ def network_parts(trial: Trial) -> list[str]:
         said.append(f"channels {_series(list(widths.values()))}")
     if kept and min(kept) < 1:
         said.append(f"weights kept {_series([f'{100 * density:.3g}' for density in kept])} %")
-    return said
+    return said + training_parts(candidate)
 
 
 def mean_bits(trial: Trial) -> float | None:
