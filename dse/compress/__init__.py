@@ -1,5 +1,6 @@
 """Compression of torch networks: channels and weights removed, then fine-tuned."""
 
+from dse.compress.budget import Budgeted, Budgets, prune_to_budgets
 from dse.compress.distill import Distillation
 from dse.compress.prune import CRITERIA, Importance, prune_channels
 from dse.compress.qat import learn_quantization
@@ -9,6 +10,8 @@ from dse.compress.sparsify import Masks, magnitude_masks
 __all__ = [
     "CRITERIA",
     "SCHEDULES",
+    "Budgeted",
+    "Budgets",
     "Compression",
     "Distillation",
     "Importance",
@@ -18,4 +21,5 @@ __all__ = [
     "learn_quantization",
     "magnitude_masks",
     "prune_channels",
+    "prune_to_budgets",
 ]
