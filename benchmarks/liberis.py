@@ -2,9 +2,9 @@
 
 Every way meets the same budgets of peak memory, size and multiply-accumulates (shares of the whole
 network's), starts from the same trained network, sees the same epochs of fine-tuning, and is
-measured exactly on test data. The published method is Liberis & Lane, arXiv 2110.08350. 'uniform
-agp' narrows step by step in torch with its batch normalization; all others fine-tune the folded
-graph, the fixed widths from the first step on.
+measured exactly on test data. Fixed widths are reached along the cubic ramp of gradual pruning
+(arXiv 1710.01878) by L1 norms, which is stronger than at once. The method is that of Liberis &
+Lane, arXiv 2110.08350.
 
     python benchmarks/liberis.py
     python benchmarks/liberis.py --workload lenet5-fashion-mnist --seeds 0 --recipe epochs=4
@@ -13,29 +13,31 @@ graph, the fixed widths from the first step on.
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dse.compress import Budgets, Compression, compress, prune_to_budgets
-from dse.compress.widths import Masked, needs, widths_of
+from dse.compress.resources import needs
 from dse.graph import execute
-from dse.graph.channels import channel_groups, narrow, with_encodings
+from dse.graph.channels import ChannelGroup, channel_groups, narrow, with_encodings
 from dse.graph.ir import Graph
 from dse.graph.quantize import quantize
 from dse.graph.ranges import find_ranges
 from dse.graph.trace import trace
+from dse.space import aligned_width
 from dse.workloads import Dataset, Recipe, find_workload, float_accuracy, train
 
 CALIBRATION_SAMPLES = 1024
 # Shares of peak memory, size and MACs.
 TRIPLES = ((0.5, 0.2, 0.2), (0.4, 0.1, 0.1), (0.25, 0.04, 0.04))
-METHODS = ("differentiable", "uniform", "random", "l1 global", "uniform agp")
+METHODS = ("differentiable", "uniform", "random", "l1 global")
 Widths = dict[str, int]
 
 
@@ -54,19 +56,6 @@ class Start:
         calibration = self.data.train.take(CALIBRATION_SAMPLES).inputs
         integer = quantize(graph, find_ranges(graph, calibration))
         return execute.accuracy(integer, self.data.test.inputs, self.data.test.labels)
-
-    def tuned(self, masks: Callable[[Masked], Mapping[str, Tensor]]) -> tuple[Masked, float]:
-        """The graph fine-tuned under masks, and the seconds that took."""
-        network, recipe = Masked(self.graph, masks), self.recipe
-        log = train(
-            network,
-            self.data.train.take(recipe.fine_tune_samples),
-            recipe,
-            epochs=recipe.fine_tune_epochs,
-            learning_rate=recipe.fine_tune_learning_rate,
-            seed=self.seed,
-        )
-        return network, log.seconds
 
 
 def prepare(name: str, changes: dict[str, float | int], seed: int) -> Start:
@@ -105,63 +94,67 @@ def largest(graph: Graph, budgets: Budgets, widths_at: Callable[[float], Widths]
 def fixed_widths(start: Start, method: str, budgets: Budgets) -> Widths:
     """The widths that a method without training gives."""
     groups = channel_groups(start.graph)
-    if method.startswith("uniform"):
-        return largest(
-            start.graph, budgets, lambda level: widths_of(groups, [level] * len(groups), 1)
-        )
+    if method == "uniform":
+        return largest(start.graph, budgets, lambda level: widths_of(groups, [level] * len(groups)))
     if method == "random":
         source = random.Random(start.seed)
         draws = [source.gauss(0, 1.5) for _ in groups]
 
         def drawn(level: float) -> Widths:
             shift = 20 * level - 10
-            return widths_of(groups, [1 / (1 + math.exp(-draw - shift)) for draw in draws], 1)
+            return widths_of(groups, [1 / (1 + math.exp(-draw - shift)) for draw in draws])
 
         return largest(start.graph, budgets, drawn)
-    network = Masked(start.graph, lambda _: {})
+    layers = dict(start.model.named_modules())
     # Mean magnitudes, so that layers with many weights a channel do not go last for that alone.
-    means = [network.importance(g) / _weights_a_channel(start.graph, g.producers) for g in groups]
+    means = [_weight(layers[g.name]).abs().flatten(1).mean(1) for g in groups]
     top = float(torch.cat(means).max())
-    return largest(
-        start.graph,
-        budgets,
-        lambda level: widths_of(
-            groups, [float((mean > top * (1 - level)).float().mean()) for mean in means], 1
-        ),
-    )
+
+    def above(level: float) -> Widths:
+        shares = [float((mean >= top * (1 - level)).float().mean()) for mean in means]
+        return widths_of(groups, shares)
+
+    return largest(start.graph, budgets, above)
 
 
-def _weights_a_channel(graph: Graph, producers: Sequence[str]) -> int:
-    return sum(graph.op(name).weight.size for name in producers) // len(producers)  # type: ignore[attr-defined]
+def _weight(module: nn.Module) -> Tensor:
+    return module.get_parameter("weight").detach()
 
 
-def best_channels(start: Start, widths: Widths) -> dict[str, Tensor]:
-    """Masks of the channels with the largest L1 norms."""
-    network, kept = Masked(start.graph, lambda _: {}), {}
-    for group in channel_groups(start.graph):
-        order = torch.argsort(network.importance(group), descending=True, stable=True)
-        kept[group.name] = torch.zeros(group.channels)
-        kept[group.name][order[: widths.get(group.name, group.channels)]] = 1
-    return kept
+def widths_of(groups: Sequence[ChannelGroup], shares: Sequence[float]) -> Widths:
+    """Channels kept of every group, at least one."""
+    return {
+        group.name: aligned_width(group.channels, 1 - share, 1)
+        for group, share in zip(groups, shares, strict=True)
+    }
 
 
-def pruned(start: Start, method: str, budgets: Budgets) -> Graph:
-    """The float graph that a method leaves, fine-tuned."""
+def pruned(start: Start, method: str, budgets: Budgets) -> nn.Module:
+    """The network that a method leaves, fine-tuned."""
     if method == "differentiable":
-        found = prune_to_budgets(start.graph, start.data.train, budgets, start.recipe, start.seed)
-        return found.graph
+        return prune_to_budgets(start.model, start.data.train, budgets, start.recipe, start.seed)
     widths = fixed_widths(start, method, budgets)
-    if method == "uniform agp":
-        plan = Compression(widths, criterion="l1", schedule="agp")
-        model = compress(start.model, start.data.train, plan, start.recipe, start.seed)
-        return trace(model, start.data.sample_shape)
-    kept = best_channels(start, widths)
-    return start.tuned(lambda _: kept)[0].narrowed(kept)
+    plan = Compression(widths, criterion="l1", schedule="agp")
+    return compress(start.model, start.data.train, plan, start.recipe, start.seed)
+
+
+def plain_seconds(start: Start) -> float:
+    """How long the whole network takes for as many epochs."""
+    recipe = start.recipe
+    log = train(
+        copy.deepcopy(start.model),
+        start.data.train.take(recipe.fine_tune_samples),
+        recipe,
+        epochs=recipe.fine_tune_epochs,
+        learning_rate=recipe.fine_tune_learning_rate,
+        seed=start.seed,
+    )
+    return log.seconds
 
 
 def compare(start: Start, triples: Sequence[tuple[float, float, float]]) -> None:
     """Print one line a triple of budgets and a method."""
-    plain = start.tuned(lambda _: {})[1]
+    plain = plain_seconds(start)
     whole, test = needs(start.graph), start.data.test
     print(
         f"seed {start.seed}: float32 {100 * float_accuracy(start.model, test):.2f} %, {whole}, "
@@ -172,8 +165,9 @@ def compare(start: Start, triples: Sequence[tuple[float, float, float]]) -> None
         print("peak, size, MACs at most " + ", ".join(f"{100 * s:g} %" for s in shares))
         for method in METHODS:
             began = time.perf_counter()
-            graph = pruned(start, method, budgets)
+            model = pruned(start, method, budgets)
             ratio = (time.perf_counter() - began) / plain
+            graph = trace(model, start.data.sample_shape)
             assert budgets.met(needs(graph))
             found = needs(graph)
             widths = "/".join(str(op.weight.shape[0]) for op in graph.weighted)

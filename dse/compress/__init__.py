@@ -1,6 +1,6 @@
 """Compression of torch networks: channels and weights removed, then fine-tuned."""
 
-from dse.compress.budget import Budgeted, Budgets, prune_to_budgets
+from dse.compress.budget import Budgets, prune_to_budgets
 from dse.compress.distill import Distillation
 from dse.compress.prune import CRITERIA, Importance, prune_channels
 from dse.compress.qat import learn_quantization
@@ -10,7 +10,6 @@ from dse.compress.sparsify import Masks, magnitude_masks
 __all__ = [
     "CRITERIA",
     "SCHEDULES",
-    "Budgeted",
     "Budgets",
     "Compression",
     "Distillation",

@@ -9,26 +9,34 @@ budget presses on them.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from dse.compress.widths import Masked, Resources, needs, shares_of, widths_of
+from dse.compress.prune import prune_in_place
+from dse.compress.resources import FractionalNeeds, Resources, needs
 from dse.errors import CompressionError
-from dse.graph.channels import channel_groups, narrow, with_encodings
-from dse.graph.ir import Graph
+from dse.graph.channels import ChannelGroup, channel_groups, narrow, with_encodings
+from dse.graph.ir import Array, Graph
+from dse.graph.trace import trace
+from dse.space import aligned_width
 from dse.workloads.dataset import Split
 from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
 # Shares of the training: nothing is narrowed before the first; after the second, widths are fixed.
-WARM_UP, FREEZE = 0.1, 0.7
+WARM_UP, FREEZE = 0.05, 0.5
 SHARPNESS = (2.0, 12.0)
 PRESSURE = 1.0
+STRIDE = 4  # steps of training for one of the shares
 _START = 4.0  # the sigmoid of it keeps 98 %
+_BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,8 @@ class Budgets:
         return all(getattr(found, name) <= limit for name, limit in self.limits.items())
 
 
-@dataclass(frozen=True, eq=False)
-class Budgeted:
-    """What the training found: the float graph with channels removed, and the widths by group."""
-
-    graph: Graph
-    widths: Mapping[str, int]
-
-
 def prune_to_budgets(
-    graph: Graph,
+    model: nn.Module,
     split: Split,
     budgets: Budgets,
     recipe: Recipe,
@@ -81,21 +81,24 @@ def prune_to_budgets(
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
     loss: Loss | None = None,
-) -> Budgeted:
-    """Fine-tune a float `graph` on `split` (the training split) while its widths are found.
+) -> nn.Module:
+    """A copy of `model` that meets the budgets, fine-tuned on `split` (the training split).
 
-    The training is the recipe's fine-tuning. Widths are multiples of `alignment`, except those of
-    layers that stay whole. A graph that meets the budgets is returned as it is. Every budget is met
-    by what is returned, also when `after_epoch` ends the training early. The same for the same
-    seed. Raises CompressionError when the narrowest network is over a budget.
+    The training is the recipe's fine-tuning; in its first half the widths are found, then channels
+    are removed for good. Widths are multiples of `alignment`, except those of layers that stay
+    whole. A model that meets the budgets is itself returned. Every budget is met, also when
+    `after_epoch` ends the training early. The same for the same seed. Raises CompressionError when
+    the narrowest network is over a budget, GraphError for a model that cannot be traced.
     """
+    graph = trace(model, split.inputs.shape[1:])
     if budgets.met(needs(graph)):
-        return Budgeted(graph, {})
-    search = _Search(graph, budgets, alignment)
+        return model
+    search = Search(graph, budgets, alignment)
     search.check_possible()
-    network = Masked(graph, search.masks)
+    pruned = copy.deepcopy(model)
+    search.attach(pruned, split.inputs[:1])
     train(
-        network,
+        pruned,
         split.take(recipe.fine_tune_samples),
         recipe,
         epochs=recipe.fine_tune_epochs,
@@ -104,24 +107,24 @@ def prune_to_budgets(
         after_step=search,
         progress=progress,
         after_epoch=after_epoch,
-        loss=_Pressed(search, loss),
+        loss=loss,
     )
-    search.freeze(network)
-    return Budgeted(network.narrowed(search.kept), search.widths)
+    search.freeze(pruned)
+    return pruned.eval()
 
 
-class _Search:
-    """The shares of all groups: a hook of training that steps, sharpens and freezes them."""
+class Search:
+    """The kept shares of all groups: a hook of training that moves, sharpens and freezes them."""
 
     def __init__(self, graph: Graph, budgets: Budgets, alignment: int) -> None:
         self.graph, self.budgets, self.alignment = graph, budgets, alignment
         self.groups = channel_groups(graph)
+        self.fractional = FractionalNeeds(graph, self.groups)
         self.rho = torch.full((len(self.groups),), _START, requires_grad=True)
         self.optimizer: torch.optim.Optimizer | None = None
-        self.sharpness = SHARPNESS[0]
-        self.searching = False
-        self.kept: dict[str, Tensor] = {}
-        self.widths: dict[str, int] = {}
+        self.masks: dict[str, tuple[Tensor, Tensor]] = {}
+        self.handles: list[Any] = []
+        self.frozen = False
 
     def check_possible(self) -> None:
         """Raise CompressionError when the narrowest network is over a budget."""
@@ -133,113 +136,147 @@ class _Search:
                     f"{getattr(found, name):,}"
                 )
 
+    def attach(self, model: nn.Module, example: Tensor) -> None:
+        """Mask the outputs of every group's layers, behind their batch normalization."""
+        self.example = example
+        self.points = mask_points(model)
+        for index, group in enumerate(self.groups):
+            for name in group.producers:
+                point = model.get_submodule(self.points[name])
+                self.handles.append(point.register_forward_hook(self._masking(index, group.name)))
+
+    def _masking(self, index: int, name: str) -> Any:
+        def masked(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            if name not in self.masks:
+                return output
+            hard, slope = self.masks[name]
+            share = torch.sigmoid(self.rho[index])
+            mask = hard + (share - share.detach()) * slope
+            return output * mask.view(1, -1, *[1] * (output.dim() - 2))
+
+        return masked
+
     def __call__(self, model: nn.Module, step: int, total: int) -> bool:
         """After optimiser step `step`: move the shares, or freeze them."""
-        assert isinstance(model, Masked)
         begin, end = round(WARM_UP * total), round(FREEZE * total)
-        if self.kept:
+        if self.frozen or step < begin:
             return False
         if step >= end:
-            self.freeze(model)
-            return False
-        if self.searching and self.optimizer is not None:
-            self.optimizer.step()
-        self.searching = step >= begin
-        if self.optimizer is None:
-            # Adam moves by about its rate: a share can go from whole to nothing in half the search.
-            rate = 4 * _START / max(1, end - begin)
-            self.optimizer = torch.optim.Adam([self.rho], rate, betas=(0.5, 0.9))
-        self.optimizer.zero_grad(set_to_none=True)
-        done = max(0.0, (step - begin) / max(1, end - begin))
-        self.sharpness = SHARPNESS[0] + done * (SHARPNESS[1] - SHARPNESS[0])
+            return self.freeze(model)
+        if (step - begin) % STRIDE == 0:
+            self._move(max(1, (end - begin) // STRIDE))
+            done = (step - begin) / (end - begin)
+            self._renew(model, SHARPNESS[0] + done * (SHARPNESS[1] - SHARPNESS[0]))
         return False
 
-    def masks(self, network: Masked) -> dict[str, Tensor]:
-        """The mask of every group's channels, (C,): 0 and 1 with the gradient of the share."""
-        if self.kept or not self.searching:
-            return self.kept
-        shares = torch.sigmoid(self.rho)
-        return {
-            group.name: keep_share(network.importance(group), share, self.sharpness)
-            for group, share in zip(self.groups, shares, strict=True)
-        }
+    def _move(self, moves: int) -> None:
+        """One step of the shares, by the gradients of the task since the last, and the pressure."""
+        if self.optimizer is None:
+            # Adam moves by about its rate: a share can go from whole to nothing in half the search.
+            rate = 4 * _START / moves
+            self.optimizer = torch.optim.Adam([self.rho], rate, betas=(0.5, 0.9))
+        task = torch.zeros_like(self.rho) if self.rho.grad is None else self.rho.grad / STRIDE
+        (pressure,) = torch.autograd.grad(self._over(), self.rho)
+        self.rho.grad = task + PRESSURE * pressure
+        self.optimizer.step()
+        self.rho.grad = None
 
-    def pressure(self) -> Tensor:
+    def _over(self) -> Tensor:
         """How far the network is over its budgets, in budgets; 0 when all are met."""
-        if self.kept or not self.searching:
-            return torch.zeros(())
-        found = shares_of(self.graph, self.groups, torch.sigmoid(self.rho))
+        found = self.fractional.at(torch.sigmoid(self.rho))
         over = [F.relu(found[name] / limit - 1) for name, limit in self.budgets.limits.items()]
         return torch.stack(over).sum()
 
     @torch.no_grad()
-    def freeze(self, network: Masked) -> None:
-        """Round the shares to widths that just meet the budgets, and keep the best channels."""
-        if self.kept:
-            return
+    def _renew(self, model: nn.Module, sharpness: float) -> None:
+        for group, share in zip(self.groups, torch.sigmoid(self.rho).tolist(), strict=True):
+            self.masks[group.name] = keep_share(self._importance(model, group), share, sharpness)
+
+    def _importance(self, model: nn.Module, group: ChannelGroup) -> Tensor:
+        """|BatchNorm scale| or the L1 norm (C,), over its mean, summed over the group's layers."""
+        total = torch.zeros(group.channels)
+        for name in group.producers:
+            point = model.get_submodule(self.points[name])
+            weight = point.get_parameter("weight").detach().abs()
+            found = weight.flatten(1).sum(1) if weight.dim() > 1 else weight
+            total += found / found.mean().clamp(min=1e-12)
+        return total
+
+    @torch.no_grad()
+    def freeze(self, model: nn.Module) -> bool:
+        """Round the shares to widths that just meet the budgets, and remove all other channels."""
+        if self.frozen:
+            return False
         low, high = -40.0, 40.0
         for _ in range(40):
             middle = (low + high) / 2
             met = self.budgets.met(self._needs(self._widths(middle)))
             low, high = (middle, high) if met else (low, middle)
-        self.widths = self._widths(low)
-        for group in self.groups:
-            order = torch.argsort(network.importance(group), descending=True, stable=True)
-            kept = torch.zeros(group.channels)
-            kept[order[: self.widths.get(group.name, group.channels)]] = 1
-            self.kept[group.name] = kept
+        scores = {group.name: self._importance(model, group) for group in self.groups}
+        for handle in self.handles:
+            handle.remove()
+        self.frozen = True
+        return prune_in_place(model, self.example, self._widths(low), scores)
 
     def _widths(self, shift: float) -> dict[str, int]:
         """Widths by group with every rho moved by `shift`; what stays whole is left out."""
         shares = torch.sigmoid(self.rho.detach() + shift).tolist()
-        return widths_of(self.groups, shares, self.alignment)
+        found = {
+            group.name: aligned_width(group.channels, 1 - share, self.alignment)
+            for group, share in zip(self.groups, shares, strict=True)
+        }
+        return {g.name: found[g.name] for g in self.groups if found[g.name] < g.channels}
 
     def _needs(self, widths: Mapping[str, int]) -> Resources:
         return needs(with_encodings(narrow(self.graph, widths), {}, {}))
 
 
-@dataclass(frozen=True, eq=False)
-class _Pressed:
-    """The loss of the task, and the pressure of what is over its budget."""
+def mask_points(model: nn.Module) -> dict[str, str]:
+    """Convolution and linear layers by name, each with the module whose output is to be masked.
 
-    search: _Search
-    task: Loss | None
+    That is the batch normalization behind it, if it alone reads the layer: a mask before it would
+    be shifted away, and its statistics would be those of zeros.
+    """
+    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    modules = dict(traced.named_modules())
+    found = {}
+    for node in traced.graph.nodes:
+        if node.op != "call_module" or not isinstance(
+            modules[str(node.target)], nn.Conv1d | nn.Conv2d | nn.Linear
+        ):
+            continue
+        readers = [reader for reader in node.users if reader.op == "call_module"]
+        behind = str(readers[0].target) if len(node.users) == len(readers) == 1 else ""
+        normalized = isinstance(modules.get(behind), _BatchNorm)
+        found[str(node.target)] = behind if normalized else str(node.target)
+    return found
 
-    def __call__(self, scores: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        if self.task is None:
-            task = F.cross_entropy(scores, labels)
-        else:
-            task = self.task(scores, inputs, labels)
-        return task + PRESSURE * self.search.pressure()
 
+@torch.no_grad()
+def keep_share(importance: Tensor, share: float, sharpness: float) -> tuple[Tensor, Tensor]:
+    """A mask (C,) that keeps the `share` of channels of largest `importance` (C,), and its slope.
 
-def keep_share(importance: Tensor, share: Tensor, sharpness: float) -> Tensor:
-    """A mask (C,) that keeps the `share` (0 to 1) of channels with the largest `importance` (C,).
-
-    Forward it is 0 or 1, with at least one 1. Backward it is p = 1 / (1 + (b / B1)^-sharpness) of
-    the importances b, whose mean is `share`: B1 is the root, found by bisection, and dp / dshare
-    follows from the implicit function theorem as p (1 - p) over its mean. Importances are
-    constants here.
+    The mask is 0 or 1, with at least one 1. The slope (C,) by which a change of the share changes
+    it is that of p = 1 / (1 + (b / B1)^-sharpness) of the importances b, whose mean is `share`: B1
+    is the root, found by bisection, and dp / dshare follows from the implicit function theorem as
+    p (1 - p) over its mean. Importances are constants here.
     """
     count = len(importance)
-    kept = min(count, max(1, round(count * float(share.detach()))))
+    kept = min(count, max(1, round(count * share)))
     hard = torch.zeros(count)
     hard[torch.argsort(importance, descending=True, stable=True)[:kept]] = 1
-    logs = importance.detach().clamp(min=1e-12).log()
-    soft = torch.sigmoid(sharpness * (logs - _root(logs, float(share.detach()), sharpness)))
+    logs = importance.double().clamp(min=1e-12).log().numpy()
+    soft = soft_mask(logs, share, sharpness)
     slope = soft * (1 - soft)
-    slope = slope / slope.mean().clamp(min=1e-12)
-    return hard + (share - share.detach()) * slope
+    return hard, torch.from_numpy(slope / max(float(slope.mean()), 1e-12)).float()
 
 
-def _root(logs: Tensor, share: float, sharpness: float) -> float:
-    """ln B1, where the mean of p is `share`."""
+def soft_mask(logs: Array, share: float, sharpness: float) -> Array:
+    """p (C,) of ln importances, with a mean of `share`."""
     reach = 40 / sharpness
     low, high = float(logs.min()) - reach, float(logs.max()) + reach
     for _ in range(40):
         middle = (low + high) / 2
-        if float(torch.sigmoid(sharpness * (logs - middle)).mean()) > share:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+        soft = 1 / (1 + np.exp(-sharpness * (logs - middle)))
+        low, high = (middle, high) if float(soft.mean()) > share else (low, middle)
+    return soft

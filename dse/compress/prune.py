@@ -70,10 +70,14 @@ def prune_channels(
 
 
 def prune_in_place(
-    model: nn.Module, example_input: Tensor, widths: Mapping[str, int], importance: Importance
+    model: nn.Module,
+    example_input: Tensor,
+    widths: Mapping[str, int],
+    importance: Importance | Mapping[str, Tensor],
 ) -> bool:
     """As prune_channels, on `model` itself; whether anything was removed.
 
+    `importance` may also be the scores themselves, (channels,) of each named layer.
     Parameters are replaced by new ones, so an optimiser must be rebuilt afterwards. The mode
     (training or evaluation) stays as it is.
     """
@@ -118,16 +122,20 @@ def _prune(
     example_input: Tensor,
     layers: Mapping[str, _Layer],
     wanted: Mapping[str, int],
-    importance: Importance,
+    importance: Importance | Mapping[str, Tensor],
 ) -> None:
     """All scores come from the unpruned network, so the order of the layers does not matter."""
     graph = _dependencies(model, example_input)
-    scorer = _scorer(model, importance)
-    scores = {}
+    scores: dict[str, Tensor] = {}
+    scorer = _scorer(model, importance) if isinstance(importance, Importance) else None
     for name in wanted:
         group = _group(graph, layers[name], range(_channels(layers[name])))
         _check_group(graph, model, name, group)
-        scores[name] = _scores(name, group, scorer, _channels(layers[name]))
+        if scorer is None:
+            assert not isinstance(importance, Importance)
+            scores[name] = importance[name]
+        else:
+            scores[name] = _scores(name, group, scorer, _channels(layers[name]))
     for name, width in wanted.items():
         layer = layers[name]
         if _channels(layer) == width:
