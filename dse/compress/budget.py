@@ -34,8 +34,9 @@ from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 WARM_UP, FREEZE = 0.05, 0.5
 SHARPNESS = (2.0, 12.0)
 PRESSURE = 1.0
+RATE = 12.0  # how far the fastest share can go in the search, as a logit
 STRIDE = 4  # steps of training for one of the shares
-_START = 4.0  # the sigmoid of it keeps 98 %
+_START = 2.2  # the sigmoid of it keeps 90 %
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
@@ -171,12 +172,12 @@ class Search:
 
     def _move(self, moves: int) -> None:
         """One step of the shares, by the gradients of the task since the last, and the pressure."""
-        if self.optimizer is None:
-            # Adam moves by about its rate: a share can go from whole to nothing in half the search.
-            rate = 4 * _START / moves
-            self.optimizer = torch.optim.Adam([self.rho], rate, betas=(0.5, 0.9))
         task = torch.zeros_like(self.rho) if self.rho.grad is None else self.rho.grad / STRIDE
         (pressure,) = torch.autograd.grad(self._over(), self.rho)
+        if self.optimizer is None:
+            # Adam moves by about its rate, however large gradients are. It forgets slowly how strong
+            # the pressure was, so that noise of the task moves little where there is none.
+            self.optimizer = torch.optim.Adam([self.rho], RATE / moves, betas=(0.5, 0.999))
         self.rho.grad = task + PRESSURE * pressure
         self.optimizer.step()
         self.rho.grad = None
@@ -212,11 +213,27 @@ class Search:
             middle = (low + high) / 2
             met = self.budgets.met(self._needs(self._widths(middle)))
             low, high = (middle, high) if met else (low, middle)
+        widths = self._filled(self._widths(low))
         scores = {group.name: self._importance(model, group) for group in self.groups}
         for handle in self.handles:
             handle.remove()
         self.frozen = True
-        return prune_in_place(model, self.example, self._widths(low), scores)
+        return prune_in_place(model, self.example, widths, scores)
+
+    def _filled(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Wider where budgets leave room: the group that was narrowed most goes first."""
+        whole = {group.name: group.channels for group in self.groups}
+        found, open_groups = {**whole, **widths}, set(widths)
+        while open_groups:
+            name = min(open_groups, key=lambda one: (found[one] / whole[one], one))
+            wider = found | {name: min(whole[name], found[name] + self.alignment)}
+            if self.budgets.met(self._needs(wider)):
+                found = wider
+            else:
+                open_groups.remove(name)
+            if found[name] == whole[name]:
+                open_groups.discard(name)
+        return found
 
     def _widths(self, shift: float) -> dict[str, int]:
         """Widths by group with every rho moved by `shift`; what stays whole is left out."""
