@@ -175,8 +175,8 @@ class Search:
         task = torch.zeros_like(self.rho) if self.rho.grad is None else self.rho.grad / STRIDE
         (pressure,) = torch.autograd.grad(self._over(), self.rho)
         if self.optimizer is None:
-            # Adam moves by about its rate, however large gradients are. It forgets slowly how strong
-            # the pressure was, so that noise of the task moves little where there is none.
+            # Adam moves by about its rate, however large gradients are. It forgets slowly how
+            # strong the pressure was, so that noise of the task moves little where there is none.
             self.optimizer = torch.optim.Adam([self.rho], RATE / moves, betas=(0.5, 0.999))
         self.rho.grad = task + PRESSURE * pressure
         self.optimizer.step()
