@@ -152,7 +152,7 @@ def plain_seconds(start: Start) -> float:
     return log.seconds
 
 
-def compare(start: Start, triples: Sequence[tuple[float, float, float]]) -> None:
+def compare(start: Start, methods: Sequence[str]) -> None:
     """Print one line a triple of budgets and a method."""
     plain = plain_seconds(start)
     whole, test = needs(start.graph), start.data.test
@@ -160,10 +160,10 @@ def compare(start: Start, triples: Sequence[tuple[float, float, float]]) -> None
         f"seed {start.seed}: float32 {100 * float_accuracy(start.model, test):.2f} %, {whole}, "
         f"plain fine-tuning {plain:.1f} s"
     )
-    for shares in triples:
+    for shares in TRIPLES:
         budgets = budgets_of(start.graph, shares)
         print("peak, size, MACs at most " + ", ".join(f"{100 * s:g} %" for s in shares))
-        for method in METHODS:
+        for method in methods:
             began = time.perf_counter()
             model = pruned(start, method, budgets)
             ratio = (time.perf_counter() - began) / plain
@@ -184,6 +184,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workload", default="digits")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--recipe", nargs="+", default=(), metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -191,7 +192,7 @@ def main() -> None:
     pairs = (item.split("=", 1) for item in options.recipe)
     changes = {key: int(value) if value.isdigit() else float(value) for key, value in pairs}
     for seed in options.seeds:
-        compare(prepare(options.workload, changes, seed), TRIPLES)
+        compare(prepare(options.workload, changes, seed), options.methods)
 
 
 if __name__ == "__main__":
