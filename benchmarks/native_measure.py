@@ -284,7 +284,20 @@ def read_rows() -> Rows:
         return {}
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    return {"|".join(row[name] for name in SHAPE_COLUMNS): row for row in rows}
+    found = {"|".join(row[name] for name in SHAPE_COLUMNS): row for row in rows}
+    return {key: row for key, row in found.items() if key in drawn()}
+
+
+@cache
+def drawn() -> frozenset[str]:
+    """The shapes of all layers that are drawn today: rows of others are no longer measured."""
+    graphs = {id(graph): graph for graph in (column.sample.graph for column in columns())}
+    return frozenset(
+        "|".join(describe(graph, op).values())
+        for graph in graphs.values()
+        for op in graph.ops
+        if not isinstance(op, Reshape)
+    )
 
 
 def write_rows(rows: Sequence[Mapping[str, str]]) -> None:

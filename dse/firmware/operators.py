@@ -72,6 +72,7 @@ class Emission:
     rounding: Rounding
     kernels: list[Kernel] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    kept: set[Table] = field(default_factory=set)
     largest: int = 0
     bound: int = 0
     rights: set[int] = field(default_factory=set)
@@ -157,7 +158,8 @@ class Emission:
 
     def keep(self, made: Table) -> str:
         """Store a table, one that several operators share only once; its name."""
-        if made not in self.tables:
+        if made not in self.kept:
+            self.kept.add(made)
             self.tables.append(made)
         return made.name
 
