@@ -2,7 +2,8 @@
 
 Thirty random candidates (`native_networks.py`) over cores, backends, rounding contracts and bit
 widths: flash and RAM beside the linked image, cycles beside the emulated ones, without waiting for
-flash and on the boards. Writes reports/native.md.
+flash and on the boards. Writes reports/native.md, and with all candidates the cycles of
+dse/targets/data/native_networks.csv, which say how wide the intervals of latency are.
 
     python benchmarks/native.py
     python benchmarks/native.py --candidates 6 --jobs 1
@@ -11,6 +12,7 @@ flash and on the boards. Writes reports/native.md.
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import sys
 import time
@@ -35,6 +37,7 @@ from dse.targets.native import Native
 from dse.targets.native_tables import COMPILER, compiler_text
 
 REPORT = Path(__file__).parents[1] / "reports" / "native.md"
+NETWORKS = Path(__file__).parents[1] / "dse" / "targets" / "data" / "native_networks.csv"
 SEED, CANDIDATES = 1000, 30
 # A board for each core; only its core counts where there is no flash to wait for.
 CORES = ("cortex-m0plus", "cortex-m3", "cortex-m4f", "cortex-m7", "cortex-m33", "cortex-m55")
@@ -223,6 +226,18 @@ def page(results: Sequence[Result], seconds: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_networks(results: Sequence[Result]) -> None:
+    """Cycles of every network, once without waits for flash, once on its board."""
+    with NETWORKS.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("network", "core", "board", "modelled", "found"))
+        for one in results:
+            quiet_too = {"": one.cycles} if one.cycles else {}
+            for board, pair in (quiet_too | one.boards).items():
+                figures = (round(pair.modelled), round(pair.found))
+                writer.writerow((one.case.seed, one.case.core, board, *figures))
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -246,6 +261,8 @@ def main() -> None:
         results = list(pool.map(measure, wanted, drawn))
     text = page(results, time.perf_counter() - began)
     options.output.write_text(text, encoding="utf-8")
+    if options.candidates == CANDIDATES:
+        write_networks(results)
     print("\n".join(summary(results)))
     sys.exit("**no**" in text)
 
