@@ -77,23 +77,20 @@ ALWAYS_INLINE uint32_t odd_bytes_plus(uint32_t both, uint32_t word)
 
 ALWAYS_INLINE int32_t multiply_both(uint32_t a, uint32_t b, int32_t sum) /* and add both products */
 {
-    int32_t result;
-    __asm__ volatile("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
+    __asm__ volatile("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+    return sum;
 }
 
 ALWAYS_INLINE int32_t multiply_low(uint32_t a, uint32_t b, int32_t sum)
 {
-    int32_t result;
-    __asm__ volatile("smlabb %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
+    __asm__ volatile("smlabb %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+    return sum;
 }
 
 ALWAYS_INLINE int32_t multiply_high(uint32_t a, uint32_t b, int32_t sum)
 {
-    int32_t result;
-    __asm__ volatile("smlatt %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
+    __asm__ volatile("smlatt %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+    return sum;
 }
 
 ALWAYS_INLINE uint32_t load_word(const void *from) /* four bytes at any address */
@@ -253,20 +250,18 @@ static inline int32_t requantize_wide(int32_t x, int32_t multiplier, int32_t rig
     return (high + (1 << (right - 2))) >> (right - 1);
 }
 
-/* Columns hold each four values in the order first, third, second, fourth. */
-ALWAYS_INLINE uint32_t even_int16_t(const int16_t **from)
+/* Columns hold each four values in the order first, third, second, fourth: two words. */
+typedef const uint8_t *end_int16_t;
+
+ALWAYS_INLINE uint32_t even_int16_t(uint32_t held)
 {
-    const uint8_t *at = (const uint8_t *)*from;
-    const uint32_t pair = next_word(&at);
-    *from = (const int16_t *)(const void *)at;
-    return pair;
+    return held;
 }
 
-ALWAYS_INLINE void odd_int16_t(const int16_t **a, const int16_t **b, uint32_t *odd_a,
-                               uint32_t *odd_b)
+ALWAYS_INLINE uint32_t odd_int16_t(uint32_t held, const uint8_t **from)
 {
-    *odd_a = even_int16_t(a);
-    *odd_b = even_int16_t(b);
+    (void)held;
+    return next_word(from);
 }
 
 /* Weights of 4 bits come eight in a word: four in the low halves of the bytes, four in the high. */
@@ -290,41 +285,43 @@ static inline int32_t weight_w4(const uint8_t *row, int32_t index)
 
 /* Two pixels (a, b), and what they and two rows of weights (0, 1) have summed up. */
 typedef struct {
-    const int16_t *from_a, *from_b;
+    const uint8_t *from_a, *from_b;
     int32_t a0, a1, b0, b1;
 } int16_t_block_w4;
 
-ALWAYS_INLINE void int16_t_step_w4(int16_t_block_w4 *s, uint32_t word0, uint32_t word1,
-                                         int32_t index)
+/* Four weights of each row by four values of each pixel, loaded side by side. */
+ALWAYS_INLINE void int16_t_step_w4(int16_t_block_w4 *s, uint32_t four0, uint32_t four1)
 {
-    uint32_t values_a = even_int16_t(&s->from_a);
-    uint32_t pair0 = even_bytes(four_w4(word0, index));
-    uint32_t pair1 = even_bytes(four_w4(word1, index));
-    s->a0 = multiply_both(pair0, values_a, s->a0);
-    s->a1 = multiply_both(pair1, values_a, s->a1);
-    uint32_t values_b = even_int16_t(&s->from_b);
-    s->b0 = multiply_both(pair0, values_b, s->b0);
-    s->b1 = multiply_both(pair1, values_b, s->b1);
-    pair0 = odd_bytes(four_w4(word0, index));
-    pair1 = odd_bytes(four_w4(word1, index));
-    odd_int16_t(&s->from_a, &s->from_b, &values_a, &values_b);
-    s->a0 = multiply_both(pair0, values_a, s->a0);
-    s->a1 = multiply_both(pair1, values_a, s->a1);
-    s->b0 = multiply_both(pair0, values_b, s->b0);
-    s->b1 = multiply_both(pair1, values_b, s->b1);
+    uint32_t held_a = next_word(&s->from_a), held_b = next_word(&s->from_b);
+    uint32_t pair = even_bytes(four0);
+    uint32_t values = even_int16_t(held_a);
+    s->a0 = multiply_both(pair, values, s->a0);
+    values = even_int16_t(held_b);
+    s->b0 = multiply_both(pair, values, s->b0);
+    pair = even_bytes(four1);
+    s->b1 = multiply_both(pair, values, s->b1);
+    s->a1 = multiply_both(pair, even_int16_t(held_a), s->a1);
+    held_a = odd_int16_t(held_a, &s->from_a);
+    held_b = odd_int16_t(held_b, &s->from_b);
+    pair = odd_bytes(four0);
+    s->a0 = multiply_both(pair, held_a, s->a0);
+    s->b0 = multiply_both(pair, held_b, s->b0);
+    pair = odd_bytes(four1);
+    s->a1 = multiply_both(pair, held_a, s->a1);
+    s->b1 = multiply_both(pair, held_b, s->b1);
 }
 
 ALWAYS_INLINE void int16_t_word_w4(int16_t_block_w4 *s, const uint8_t **row0,
                                          const uint8_t **row1)
 {
     const uint32_t word0 = next_word(row0), word1 = next_word(row1);
-    int16_t_step_w4(s, word0, word1, 0);
+    int16_t_step_w4(s, four_w4(word0, 0), four_w4(word1, 0));
     if (group_w4 > 4) {
-        int16_t_step_w4(s, word0, word1, 1);
+        int16_t_step_w4(s, four_w4(word0, 1), four_w4(word1, 1));
     }
     if (group_w4 > 8) {
-        int16_t_step_w4(s, word0, word1, 2);
-        int16_t_step_w4(s, word0, word1, 3);
+        int16_t_step_w4(s, four_w4(word0, 2), four_w4(word1, 2));
+        int16_t_step_w4(s, four_w4(word0, 3), four_w4(word1, 3));
     }
 }
 
@@ -333,7 +330,7 @@ KERNEL void int16_t_words_w4(const uint8_t *row0, const uint8_t *row1,
                                              int16_t_block_w4 *block, int32_t words)
 {
     int16_t_block_w4 s = {block->from_a, block->from_b, 0, 0, 0, 0};
-    const uint8_t *const end = row0 + 4 * words;
+    const end_int16_t end = row0 + 4 * words;
     const int twice = group_w4 == 4; /* short words: two in a round */
     if (twice && (words & 1) != 0) {
         int16_t_word_w4(&s, &row0, &row1);
@@ -363,30 +360,27 @@ KERNEL void int16_t_pixels_w4(const int16_t *a, const int16_t *b, int16_t *outpu
     const int32_t zero = g->output_zero, low = g->low, high = g->high;
     const int32_t bytes = (depth * 4 + 7) >> 3;
     const int32_t words = depth / group_w4, rest = depth - words * group_w4;
-    int16_t_block_w4 s = {a, b, 0, 0, 0, 0};
+    int16_t_block_w4 s = {(const uint8_t *)a, (const uint8_t *)b, 0, 0, 0, 0};
     for (int32_t o = 0; o < channels; o += 2) {
         const int32_t next = o + 1 < channels ? o + 1 : o;
         const uint8_t *const row0 = weights + o * bytes, *const row1 = weights + next * bytes;
         int16_t_words_w4(row0, row1, &s, words);
+        int32_t a0 = s.a0, a1 = s.a1, b0 = s.b0, b1 = s.b1;
         for (int32_t i = depth - rest; i < depth; i++) {
             const int32_t weight0 = weight_w4(row0, i), weight1 = weight_w4(row1, i);
-            s.a0 += weight0 * a[i];
-            s.a1 += weight1 * a[i];
-            s.b0 += weight0 * b[i];
-            s.b1 += weight1 * b[i];
+            a0 += weight0 * a[i];
+            a1 += weight1 * a[i];
+            b0 += weight0 * b[i];
+            b1 += weight1 * b[i];
         }
-        s.a0 += bias[o];
-        s.a1 += bias[next];
-        s.b0 += bias[o];
-        s.b1 += bias[next];
-        s.a0 = requantize_wide(s.a0, multiplier[o], right[o]) + zero;
-        s.b0 = requantize_wide(s.b0, multiplier[o], right[o]) + zero;
-        s.a1 = requantize_wide(s.a1, multiplier[next], right[next]) + zero;
-        s.b1 = requantize_wide(s.b1, multiplier[next], right[next]) + zero;
-        output_a[o] = clamp(s.a0, low, high);
-        output_b[o] = clamp(s.b0, low, high);
-        output_a[next] = clamp(s.a1, low, high);
-        output_b[next] = clamp(s.b1, low, high);
+        a0 = requantize_wide(a0 + bias[o], multiplier[o], right[o]) + zero;
+        b0 = requantize_wide(b0 + bias[o], multiplier[o], right[o]) + zero;
+        output_a[o] = clamp(a0, low, high);
+        output_b[o] = clamp(b0, low, high);
+        a1 = requantize_wide(a1 + bias[next], multiplier[next], right[next]) + zero;
+        b1 = requantize_wide(b1 + bias[next], multiplier[next], right[next]) + zero;
+        output_a[next] = clamp(a1, low, high);
+        output_b[next] = clamp(b1, low, high);
     }
 }
 
@@ -488,11 +482,11 @@ KERNEL void average_pool_a16(const int16_t *input, int16_t *output, const window
     }
 }
 
-ALWAYS_INLINE void vector_step_w4(const int16_t **from, uint32_t word0, uint32_t word1,
+ALWAYS_INLINE void vector_step_w4(const uint8_t **from, uint32_t word0, uint32_t word1,
                                        int32_t index, int32_t *sum0, int32_t *sum1)
 {
     const uint32_t four0 = four_w4(word0, index), four1 = four_w4(word1, index);
-    const uint32_t first = even_int16_t(from), second = even_int16_t(from);
+    const uint32_t first = next_word(from), second = next_word(from);
     *sum0 = multiply_both(even_bytes(four0), first, *sum0);
     *sum1 = multiply_both(even_bytes(four1), first, *sum1);
     *sum0 = multiply_both(odd_bytes(four0), second, *sum0);
@@ -511,24 +505,24 @@ KERNEL void dsp_vector_w4_a16(const int16_t *input, int16_t *output, const windo
         const int32_t next = o + 1 < channels ? o + 1 : o;
         const uint8_t *row0 = weights + o * bytes, *row1 = weights + next * bytes;
         const uint8_t *const end = row0 + 4 * words;
-        const int16_t *from = input;
+        const uint8_t *values = (const uint8_t *)input;
         int32_t sum0 = 0, sum1 = 0;
         while (row0 != end) {
             const uint32_t word0 = next_word(&row0), word1 = next_word(&row1);
-            vector_step_w4(&from, word0, word1, 0, &sum0, &sum1);
+            vector_step_w4(&values, word0, word1, 0, &sum0, &sum1);
             if (group_w4 > 4) {
-                vector_step_w4(&from, word0, word1, 1, &sum0, &sum1);
+                vector_step_w4(&values, word0, word1, 1, &sum0, &sum1);
             }
             if (group_w4 > 8) {
-                vector_step_w4(&from, word0, word1, 2, &sum0, &sum1);
-                vector_step_w4(&from, word0, word1, 3, &sum0, &sum1);
+                vector_step_w4(&values, word0, word1, 2, &sum0, &sum1);
+                vector_step_w4(&values, word0, word1, 3, &sum0, &sum1);
             }
         }
         sum0 = (sum0 >> scale_bits_w4) + bias[o];
         sum1 = (sum1 >> scale_bits_w4) + bias[next];
         for (int32_t i = 0; i < rest; i++) {
-            sum0 += weight_w4(row0, i) * from[i];
-            sum1 += weight_w4(row1, i) * from[i];
+            sum0 += weight_w4(row0, i) * input[depth - rest + i];
+            sum1 += weight_w4(row1, i) * input[depth - rest + i];
         }
         sum0 = requantize_wide(sum0, multiplier[o], right[o]);
         sum1 = requantize_wide(sum1, multiplier[next], right[next]);

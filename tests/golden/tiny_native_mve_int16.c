@@ -79,23 +79,20 @@ ALWAYS_INLINE uint32_t odd_bytes_plus(uint32_t both, uint32_t word)
 
 ALWAYS_INLINE int32_t multiply_both(uint32_t a, uint32_t b, int32_t sum) /* and add both products */
 {
-    int32_t result;
-    __asm__ volatile("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
+    __asm__ volatile("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+    return sum;
 }
 
 ALWAYS_INLINE int32_t multiply_low(uint32_t a, uint32_t b, int32_t sum)
 {
-    int32_t result;
-    __asm__ volatile("smlabb %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
+    __asm__ volatile("smlabb %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+    return sum;
 }
 
 ALWAYS_INLINE int32_t multiply_high(uint32_t a, uint32_t b, int32_t sum)
 {
-    int32_t result;
-    __asm__ volatile("smlatt %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
+    __asm__ volatile("smlatt %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));
+    return sum;
 }
 
 ALWAYS_INLINE uint32_t load_word(const void *from) /* four bytes at any address */

@@ -1,41 +1,43 @@
 /* needs: window clamp $requantize dsp even_$value group_$layout weight_$layout */
 /* Two pixels (a, b), and what they and two rows of weights (0, 1) have summed up. */
 typedef struct {
-    const $value *from_a, *from_b;
+    const uint8_t *from_a, *from_b;
     int32_t a0, a1, b0, b1;
 } ${value}_block_$layout;
 
-ALWAYS_INLINE void ${value}_step_$layout(${value}_block_$layout *s, uint32_t word0, uint32_t word1,
-                                         int32_t index)
+/* Four weights of each row by four values of each pixel, loaded side by side. */
+ALWAYS_INLINE void ${value}_step_$layout(${value}_block_$layout *s, uint32_t four0, uint32_t four1)
 {
-    uint32_t values_a = even_$value(&s->from_a);
-    uint32_t pair0 = even_bytes(four_$layout(word0, index));
-    uint32_t pair1 = even_bytes(four_$layout(word1, index));
-    s->a0 = multiply_both(pair0, values_a, s->a0);
-    s->a1 = multiply_both(pair1, values_a, s->a1);
-    uint32_t values_b = even_$value(&s->from_b);
-    s->b0 = multiply_both(pair0, values_b, s->b0);
-    s->b1 = multiply_both(pair1, values_b, s->b1);
-    pair0 = odd_bytes(four_$layout(word0, index));
-    pair1 = odd_bytes(four_$layout(word1, index));
-    odd_$value(&s->from_a, &s->from_b, &values_a, &values_b);
-    s->a0 = multiply_both(pair0, values_a, s->a0);
-    s->a1 = multiply_both(pair1, values_a, s->a1);
-    s->b0 = multiply_both(pair0, values_b, s->b0);
-    s->b1 = multiply_both(pair1, values_b, s->b1);
+    uint32_t held_a = next_word(&s->from_a), held_b = next_word(&s->from_b);
+    uint32_t pair = even_bytes(four0);
+    uint32_t values = even_$value(held_a);
+    s->a0 = multiply_both(pair, values, s->a0);
+    values = even_$value(held_b);
+    s->b0 = multiply_both(pair, values, s->b0);
+    pair = even_bytes(four1);
+    s->b1 = multiply_both(pair, values, s->b1);
+    s->a1 = multiply_both(pair, even_$value(held_a), s->a1);
+    held_a = odd_$value(held_a, &s->from_a);
+    held_b = odd_$value(held_b, &s->from_b);
+    pair = odd_bytes(four0);
+    s->a0 = multiply_both(pair, held_a, s->a0);
+    s->b0 = multiply_both(pair, held_b, s->b0);
+    pair = odd_bytes(four1);
+    s->a1 = multiply_both(pair, held_a, s->a1);
+    s->b1 = multiply_both(pair, held_b, s->b1);
 }
 
 ALWAYS_INLINE void ${value}_word_$layout(${value}_block_$layout *s, const uint8_t **row0,
                                          const uint8_t **row1)
 {
     const uint32_t word0 = next_word(row0), word1 = next_word(row1);
-    ${value}_step_$layout(s, word0, word1, 0);
+    ${value}_step_$layout(s, four_$layout(word0, 0), four_$layout(word1, 0));
     if (group_$layout > 4) {
-        ${value}_step_$layout(s, word0, word1, 1);
+        ${value}_step_$layout(s, four_$layout(word0, 1), four_$layout(word1, 1));
     }
     if (group_$layout > 8) {
-        ${value}_step_$layout(s, word0, word1, 2);
-        ${value}_step_$layout(s, word0, word1, 3);
+        ${value}_step_$layout(s, four_$layout(word0, 2), four_$layout(word1, 2));
+        ${value}_step_$layout(s, four_$layout(word0, 3), four_$layout(word1, 3));
     }
 }
 
@@ -44,7 +46,7 @@ static NO_INLINE void ${value}_words_$layout(const uint8_t *row0, const uint8_t 
                                              ${value}_block_$layout *block, int32_t words)
 {
     ${value}_block_$layout s = {block->from_a, block->from_b, 0, 0, 0, 0};
-    const uint8_t *const end = row0 + 4 * words;
+    const end_$value end = row0 + 4 * words;
     const int twice = group_$layout == 4; /* short words: two in a round */
     if (twice && (words & 1) != 0) {
         ${value}_word_$layout(&s, &row0, &row1);
@@ -74,29 +76,26 @@ static void ${value}_pixels_$layout(const $value *a, const $value *b, $element *
     const int32_t zero = g->output_zero, low = g->low, high = g->high;
     const int32_t bytes = (depth * $bits + 7) >> 3;
     const int32_t words = depth / group_$layout, rest = depth - words * group_$layout;
-    ${value}_block_$layout s = {a, b, 0, 0, 0, 0};
+    ${value}_block_$layout s = {(const uint8_t *)a, (const uint8_t *)b, 0, 0, 0, 0};
     for (int32_t o = 0; o < channels; o += 2) {
         const int32_t next = o + 1 < channels ? o + 1 : o;
         const uint8_t *const row0 = weights + o * bytes, *const row1 = weights + next * bytes;
         ${value}_words_$layout(row0, row1, &s, words);
+        int32_t a0 = s.a0, a1 = s.a1, b0 = s.b0, b1 = s.b1;
         for (int32_t i = depth - rest; i < depth; i++) {
             const int32_t weight0 = weight_$layout(row0, i), weight1 = weight_$layout(row1, i);
-            s.a0 += weight0 * a[i];
-            s.a1 += weight1 * a[i];
-            s.b0 += weight0 * b[i];
-            s.b1 += weight1 * b[i];
+            a0 += weight0 * a[i];
+            a1 += weight1 * a[i];
+            b0 += weight0 * b[i];
+            b1 += weight1 * b[i];
         }
-        s.a0 += bias[o];
-        s.a1 += bias[next];
-        s.b0 += bias[o];
-        s.b1 += bias[next];
-        s.a0 = $requantize(s.a0, multiplier[o], right[o]) + zero;
-        s.b0 = $requantize(s.b0, multiplier[o], right[o]) + zero;
-        s.a1 = $requantize(s.a1, multiplier[next], right[next]) + zero;
-        s.b1 = $requantize(s.b1, multiplier[next], right[next]) + zero;
-        output_a[o] = clamp(s.a0, low, high);
-        output_b[o] = clamp(s.b0, low, high);
-        output_a[next] = clamp(s.a1, low, high);
-        output_b[next] = clamp(s.b1, low, high);
+        a0 = $requantize(a0 + bias[o], multiplier[o], right[o]) + zero;
+        b0 = $requantize(b0 + bias[o], multiplier[o], right[o]) + zero;
+        output_a[o] = clamp(a0, low, high);
+        output_b[o] = clamp(b0, low, high);
+        a1 = $requantize(a1 + bias[next], multiplier[next], right[next]) + zero;
+        b1 = $requantize(b1 + bias[next], multiplier[next], right[next]) + zero;
+        output_a[next] = clamp(a1, low, high);
+        output_b[next] = clamp(b1, low, high);
     }
 }

@@ -1,4 +1,4 @@
-/* needs: window inside dsp even_int16_t keep_loop */
+/* needs: window inside dsp keep_loop */
 #if defined(__GNUC__)
 typedef uint32_t __attribute__((may_alias)) column_word;
 #else

@@ -1,16 +1,17 @@
 /* needs: dsp */
-/* Of four int8 values: the first and third; then the second and fourth of two rows, and move on. */
-ALWAYS_INLINE uint32_t even_int8_t(const int8_t **from)
+/*
+ * Four int8 values as one register holds them: the first and third, then the second and fourth.
+ * These take the last register: where a row of weights ends lies on the stack.
+ */
+typedef const uint8_t *volatile end_int8_t;
+
+ALWAYS_INLINE uint32_t even_int8_t(uint32_t held)
 {
-    return even_bytes(load_word(*from));
+    return even_bytes(held);
 }
 
-ALWAYS_INLINE void odd_int8_t(const int8_t **a, const int8_t **b, uint32_t *odd_a, uint32_t *odd_b)
+ALWAYS_INLINE uint32_t odd_int8_t(uint32_t held, const uint8_t **from)
 {
-    const uint8_t *at_a = (const uint8_t *)*a, *at_b = (const uint8_t *)*b;
-    const uint32_t word_a = next_word(&at_a), word_b = next_word(&at_b);
-    *a = (const int8_t *)at_a;
-    *b = (const int8_t *)at_b;
-    *odd_a = odd_bytes(word_a);
-    *odd_b = odd_bytes(word_b);
+    (void)from;
+    return odd_bytes(held);
 }
