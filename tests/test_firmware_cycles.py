@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from dse.errors import TargetError
 from dse.firmware.build import compilers, find_compiler
-from dse.firmware.cycles import Table, block_cycles, decode, parse_table, read_table
+from dse.firmware.cycles import (
+    Edge,
+    Table,
+    block_cycles,
+    count,
+    decode,
+    parse_table,
+    read_table,
+)
 from dse.firmware.cycles_report import Documented, assemble, counted, documented
 
 for package in ("elftools", "capstone"):
@@ -60,6 +68,25 @@ def test_two_instructions_a_cycle_at_most_on_the_m7(halves: list[int]) -> None:
     whole = block_cycles(decode(code, 0), table)
     assert (len(halves) + 1) // 2 <= whole <= 3 * len(halves)
     assert block_cycles(decode(code[:-2], 0), table) <= whole
+
+
+LOOP = {0x1000: b"\x01\x38\xfd\xd1"}  # subs r0, #1; bne to itself
+ways = st.tuples(st.integers(1, 50), st.integers(1, 50))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(st.lists(ways, min_size=2, max_size=4))
+def test_an_operator_takes_the_same_cycles_beside_any_other(
+    family: str, rounds: list[tuple[int, int]]
+) -> None:
+    """A branch that goes one way in one layer and another in the next is learned in each."""
+    table = read_table(family)
+    edges = [
+        [Edge(operator, 0x1000, 4, 0x1000, back), Edge(operator, 0x1000, 4, 0x1004, on)]
+        for operator, (back, on) in enumerate(rounds)
+    ]
+    together = count([edge for each in edges for edge in each], LOOP, table)
+    assert together == {i: count(each, LOOP, table)[i] for i, each in enumerate(edges)}
 
 
 def text_of(family: str) -> str:

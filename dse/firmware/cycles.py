@@ -363,6 +363,10 @@ class Edge:
     count: int
 
 
+# By operator and block: the block that mostly follows.
+Usual: TypeAlias = Mapping[tuple[int, int], int]
+
+
 @dataclass(frozen=True)
 class Count:
     """What ran for one operator (or all): instructions, blocks and cycles."""
@@ -407,27 +411,31 @@ def _block(code: Mapping[int, bytes], address: int, size: int) -> tuple[Instruct
     raise TargetError(f"the network ran {size} B of code at {address:#x}, outside its image")
 
 
-def _usual(edges: Sequence[Edge]) -> Mapping[int, int]:
-    """Where each block mostly leads: what a branch predictor learns."""
-    counts: dict[int, dict[int, int]] = {}
+def _usual(edges: Sequence[Edge]) -> Usual:
+    """Where each block mostly leads, by operator: what a branch predictor learns.
+
+    An operator's branches do not depend on what runs before it: predictors learn anew within few
+    rounds, so that a layer takes the same cycles in every network.
+    """
+    counts: dict[tuple[int, int], dict[int, int]] = {}
     for edge in edges:
-        block = counts.setdefault(edge.address, {})
+        block = counts.setdefault((edge.operator, edge.address), {})
         block[edge.following] = block.get(edge.following, 0) + edge.count
-    return {address: max(block, key=lambda to: block[to]) for address, block in counts.items()}
+    return {key: max(block, key=lambda to: block[to]) for key, block in counts.items()}
 
 
 def _ending(
     edge: Edge,
     block: Sequence[Instruction],
     next_size_bytes: int,
-    usual: Mapping[int, int],
+    usual: Usual,
     table: Table,
 ) -> float:
     if table.issue == "dual":
         # Returns are predicted from a stack, so their many targets are all usual.
         last = block[-1]
         returns = last.taken in ("taken_indirect", "taken_pop")
-        known = usual[edge.address] == edge.following or returns or not last.jumps
+        known = usual[edge.operator, edge.address] == edge.following or returns or not last.jumps
         return 0.0 if known else table.rule("mispredicted")
     if edge.following == edge.address + edge.size_bytes or not block[-1].jumps:
         return 0.0
