@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from dse.errors import WorkloadError, nearest
+from dse.workloads.archives import cifar10_subset, har
 from dse.workloads.dataset import SPLIT_SEED, Dataset, Split, dataset_from_arrays
 from dse.workloads.download import FASHION_MNIST, MNIST, Publication, published_arrays
-from dse.workloads.networks import DigitsNet, LeNet5
+from dse.workloads.networks import DigitsNet, LeNet5, MotionNet, ResNet8
 from dse.workloads.training import Progress, Recipe, TrainingLog, train
 
 ENTRY_POINTS = "dse.workloads"
@@ -205,6 +206,16 @@ def _fashion_mnist() -> Dataset:
     return _images(FASHION_MNIST)
 
 
+@cache
+def _cifar10_subset() -> Dataset:
+    return cifar10_subset()
+
+
+@cache
+def _har() -> Dataset:
+    return har()
+
+
 LENET_RECIPE = Recipe(
     epochs=6,
     fine_tune_epochs=2,
@@ -239,6 +250,20 @@ WORKLOADS: Mapping[str, Workload] = {
             _fashion_mnist,
             LENET_RECIPE,
             "Fashion-MNIST (Xiao et al., arXiv 1708.07747); LeNet-5 as in arXiv 1510.00149",
+        ),
+        Workload(
+            "resnet8-cifar10",
+            ResNet8,
+            _cifar10_subset,
+            Recipe(epochs=8, fine_tune_epochs=4, learning_rate=6e-3, fine_tune_learning_rate=4e-3),
+            "a subset of CIFAR-10 (Krizhevsky 2009); ResNet-8 of MLPerf Tiny (arXiv 2106.07597)",
+        ),
+        Workload(
+            "har",
+            MotionNet,
+            _har,
+            Recipe(epochs=8, fine_tune_epochs=6, learning_rate=2e-3, fine_tune_learning_rate=2e-3),
+            "UCI HAR, split by person (Anguita et al. 2013); a 1-D network after Ronao & Cho 2016",
         ),
     )
 }
