@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import sys
 from collections.abc import Callable
@@ -47,6 +48,8 @@ DATA = """
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Writes a user's two modules beside the study file, under names that no other test uses."""
+    # Compiled modules can be loaded once: what a data set needs must not go with the copy.
+    importlib.import_module("sklearn.model_selection")
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
 
     def write_files(model: str = MODEL, data: str = DATA, folder: Path = tmp_path) -> Path:
