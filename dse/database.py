@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from dse.errors import StorageError, nearest
@@ -31,6 +31,28 @@ _SQLITE_SENTENCES = {
     "no such table": "a table is missing: the file was deleted or replaced while it was open",
     "disk i/o error": "the disk reports an error, or the file was deleted while it was open",
 }
+
+
+class UnreachableError(StorageError):
+    """The server cannot be reached now, or ended the connection: it may work in a moment."""
+
+
+# SQLSTATE codes that pass by themselves (PostgreSQL, appendix A): connection lost, too many
+# connections, server shutting down or starting, and two transactions in each other's way.
+_PASSING = ("08", "53300", "57P01", "57P02", "57P03", "25P03", "40001", "40P01")
+# A cut link is noticed within half a minute at both ends, and a transaction that its worker left
+# open does not lock others out for longer.
+_CLIENT = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+_SERVER = (
+    "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; "
+    "SET tcp_user_timeout = 25000; SET idle_in_transaction_session_timeout = 30000"
+)
 
 
 def parse_url(text: str) -> URL:
@@ -77,13 +99,35 @@ def make_engine(url: URL, *, readonly: bool = False) -> Engine:
     path = sqlite_path(url)
     if path is not None:
         return _sqlite_engine(url, path, readonly)
+    return _server_engine(url, readonly)
+
+
+def _server_engine(url: URL, readonly: bool) -> Engine:
+    """One connection is kept, two more come and go: 64 workers stay below PostgreSQL's 100."""
+    options = {"postgresql_readonly": True} if readonly else {}
+    given = {name: value for name, value in _CLIENT.items() if name not in url.query}
     try:
-        options = {"postgresql_readonly": True} if readonly else {}
-        return sa.create_engine(url, pool_pre_ping=True, execution_options=options)
+        engine = sa.create_engine(
+            url,
+            pool_pre_ping=True,
+            execution_options=options,
+            pool_size=1,
+            max_overflow=2,
+            pool_timeout=BUSY_TIMEOUT_S,
+            connect_args=given,
+        )
     except ImportError as error:
         raise StorageError(
             f"PostgreSQL needs a driver that is not installed; {_POSTGRES_HINT}"
         ) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(_SERVER)
+        connection.commit()
+
+    return engine
 
 
 def _sqlite_engine(url: URL, path: Path, readonly: bool) -> Engine:
@@ -135,4 +179,14 @@ def sentences(url: URL) -> Iterator[None]:
         said = str(error.orig).strip()
         found = (text for key, text in _SQLITE_SENTENCES.items() if key in said.lower())
         meaning = next(found, " ".join(said.split()))
-        raise StorageError(f"database {shown(url)}: {meaning}") from error
+        kind = UnreachableError if _passes(error) else StorageError
+        raise kind(f"database {shown(url)}: {meaning}") from error
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether a server's error may be gone in a moment; SQLite waits by itself."""
+    if error.orig is None or not isinstance(error, OperationalError | InternalError):
+        return False
+    state = getattr(error.orig, "sqlstate", "")
+    # Without a code no server answered: refused, cut off, or not up yet.
+    return error.connection_invalidated or state is None or state.startswith(_PASSING)

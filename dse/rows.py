@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _PREFIXES = {**schema.METRIC_PREFIXES, "": schema.TEST_PREFIX}
-_EVALUATION_KEYS = ("evaluation_id", "study_id", "optuna_trial_id")
+_EVALUATION_KEYS = (
+    *("evaluation_id", "study_id", "optuna_trial_id"),
+    *("revision", "attempts", "worker_id"),
+)
 _COPIED = (
     "number",
     "candidate_key",

@@ -15,7 +15,11 @@ from dse.errors import StorageError
 from dse.trial import METRICS
 
 VERSION_TABLE = "dse_schema_version"
-REVISIONS = ("0001", "0002")  # oldest first; the last one is what this code reads and writes
+REVISIONS = (
+    "0001",
+    "0002",
+    "0003",
+)  # oldest first; the last one is what this code reads and writes
 
 
 def metric_columns(prefix: str) -> tuple[str, str, str, str, str]:
@@ -36,6 +40,8 @@ def _metric(prefix: str) -> list[sa.Column[float] | sa.Column[str]]:
 
 METRIC_PREFIXES: dict[str, str] = {name: kind.column for name, kind in METRICS.items()}
 TEST_PREFIX = "test_accuracy"
+
+_ZERO = sa.text("0")
 
 ours = sa.MetaData()
 studies = sa.Table(
@@ -60,6 +66,8 @@ studies = sa.Table(
     sa.Column("constraints_json", sa.Text, nullable=False),
     sa.Column("box_json", sa.Text, nullable=False),
     sa.Column("versions_json", sa.Text, nullable=False),
+    # One more with every change of its trials; each of them remembers its last.
+    sa.Column("revision", sa.Integer, nullable=False, server_default=_ZERO),
 )
 evaluations = sa.Table(
     "dse_evaluations",
@@ -97,8 +105,13 @@ evaluations = sa.Table(
     sa.Column("attrs_json", sa.Text, nullable=False),
     # What building and emulating the design gave; its details are the artifact `verification`.
     sa.Column("proof_json", sa.Text),
+    sa.Column("revision", sa.Integer, nullable=False, server_default=_ZERO),
+    # How often it was begun, without those that were handed back; who finished it.
+    sa.Column("attempts", sa.Integer, nullable=False, server_default=_ZERO),
+    sa.Column("worker_id", sa.Integer),
     sa.UniqueConstraint("study_id", "number"),
     sa.Index("ix_dse_evaluations_study_id_state", "study_id", "state"),
+    sa.Index("ix_dse_evaluations_study_id_revision", "study_id", "revision"),
 )
 fronts = sa.Table(
     "dse_fronts",
@@ -131,6 +144,56 @@ trial_artifacts = sa.Table(
     ),
     sa.Column("kind", sa.String(64), primary_key=True),
     sa.Column("sha256", sa.String(64), sa.ForeignKey("dse_artifacts.sha256"), nullable=False),
+)
+# Who works on a study. `beats` counts heartbeats: a worker is lost when others see no new one, by
+# their own steady clocks. `joined`, `seen` and `ended` are the database's time, for people.
+workers = sa.Table(
+    "dse_workers",
+    ours,
+    sa.Column("worker_id", sa.Integer, primary_key=True),
+    sa.Column(
+        "study_id",
+        sa.Integer,
+        sa.ForeignKey("dse_studies.study_id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("process", sa.Text, nullable=False),
+    sa.Column("slot_json", sa.Text, nullable=False),
+    sa.Column("joined", sa.Float(53), nullable=False),
+    sa.Column("seen", sa.Float(53), nullable=False),
+    sa.Column("beats", sa.BigInteger, nullable=False),
+    sa.Column("finished", sa.Integer, nullable=False),
+    sa.Column("ended", sa.Float(53)),
+    sa.Column("ending", sa.String(16), nullable=False),
+)
+# Running trials and who runs them; what is trained has one key, so nobody can train it twice.
+claims = sa.Table(
+    "dse_claims",
+    ours,
+    sa.Column(
+        "evaluation_id",
+        sa.Integer,
+        sa.ForeignKey("dse_evaluations.evaluation_id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column(
+        "study_id",
+        sa.Integer,
+        sa.ForeignKey("dse_studies.study_id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    sa.Column("claim_key", sa.String(255), nullable=False),
+    sa.Column(
+        "worker_id",
+        sa.Integer,
+        sa.ForeignKey("dse_workers.worker_id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    sa.UniqueConstraint("study_id", "claim_key"),
 )
 _version = sa.Table(VERSION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String(32)))
 

@@ -6,38 +6,50 @@ A finished trial is one transaction over Optuna's tables and ours (docs/database
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from dse import optuna_tables, rows, schema
-from dse.artifacts import GRAPH, get_artifact, put_artifact, same_network
-from dse.database import make_engine, parse_url, sentences, shown, sqlite_path
+from dse import leases, optuna_tables, rows, schema, summaries
+from dse.artifacts import GRAPH, get_artifact, same_network
+from dse.database import UnreachableError, make_engine, parse_url, sentences, shown, sqlite_path
 from dse.errors import StorageError, nearest
-from dse.optuna_tables import StudyKeys, insert_one
+from dse.leases import Worker
+from dse.optuna_tables import StudyKeys
 from dse.rows import FrontChange, StudyRecord, StudySummary
-from dse.trial import Metric, Proof, State, Trial
+from dse.trial import Metric, Proof, Trial
+from dse.turn import Turn
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FrontChange", "Storage", "StudyRecord", "StudySummary"]
+__all__ = ["FrontChange", "Storage", "StudyRecord", "StudySummary", "Turn", "Worker"]
+
+T = TypeVar("T")
+# How long a server that cannot be reached is tried again, and the longest wait between two tries.
+PATIENCE_S = 600.0
+MAX_PAUSE_S = 5.0
+# PostgreSQL's lock for whoever makes or changes tables; any number that others do not use.
+UPGRADE_LOCK = 0x647365
 
 
 class Storage:
     """The database at `url`; also a context manager. Every error it raises is a StorageError.
 
     Opening upgrades the tables of an older dse and refuses those of a newer one; a file that does
-    not exist yet is made by `create`. One process may write to a SQLite file, any number read.
+    not exist yet is made by `create`. Any number of processes may read. Writers of a study take
+    turns; what they do is tried again for `patience_s` while a server is away.
     """
 
-    def __init__(self, url: str, *, readonly: bool = False) -> None:
+    def __init__(self, url: str, *, readonly: bool = False, patience_s: float = PATIENCE_S) -> None:
         self.url = parse_url(url)
-        self.readonly = readonly
+        self.readonly, self.patience_s = readonly, patience_s
         self._studies: dict[str, StudyKeys] = {}
         path = sqlite_path(self.url)
         if path is not None:
@@ -74,8 +86,7 @@ class Storage:
         Raises StorageError when a study of this name exists.
         """
         with self._write(create=True) as connection:
-            if schema.check(schema.revision(connection)):
-                schema.upgrade(connection)
+            self._upgrade(connection)
             names = connection.execute(sa.select(schema.studies.c.name)).scalars().all()
         if record.name in names:
             raise self._exists(record.name)
@@ -102,7 +113,7 @@ class Storage:
                 return []
             ordered = sa.select(schema.studies).order_by(columns.created, columns.study_id)
             found = [dict(row) for row in connection.execute(ordered).mappings()]
-            counts, fronts = _counts(connection), _newest_fronts(connection)
+            counts, fronts = summaries.counts(connection), summaries.newest_fronts(connection)
             none: tuple[float, str] = (0.0, "[]")
             return [
                 rows.summary(
@@ -121,12 +132,17 @@ class Storage:
 
     # ------------------------------------------------------------------ trials, written
 
+    def turn(self, name: str, act: Callable[[Turn], T], worker_id: int | None = None) -> T:
+        """What `act` returns; all that it writes in its turn is stored at once, or not at all.
+
+        Where the database went away in the middle it is called again, so it must read anew
+        whatever it decides from.
+        """
+        return self._again(lambda: self._turn(name, act, worker_id))
+
     def begin(self, name: str, trial: Trial) -> None:
         """Store a trial that starts now (RUNNING), so that a crash leaves a trace of it."""
-        if trial.state is not State.RUNNING:
-            raise StorageError(f"trial {trial.number} begins as running; found {trial.state.value}")
-        with self._write() as connection:
-            self._put(connection, self._study(connection, name, lock=True), trial)
+        self._turn(name, lambda turn: turn.begin(trial))
 
     def finish(
         self,
@@ -142,78 +158,114 @@ class Storage:
         front. `artifacts` are bytes by kind (`weights`, `graph`), stored once by content.
         Raises StorageError when the trial is finished already: a result is never overwritten.
         """
-        if not trial.state.finished:
-            raise StorageError(f"trial {trial.number} is {trial.state.value}, not finished")
-        if (front is None) is not (hypervolume is None):
-            raise StorageError("a changed front needs its members and its hypervolume together")
-        with self._write() as connection:
-            study = self._study(connection, name, lock=True)
-            evaluation_id = self._put(connection, study, trial)
-            if front is not None and hypervolume is not None:
-                change = FrontChange(trial.number, hypervolume, tuple(front))
-                connection.execute(sa.insert(schema.fronts), rows.front_row(study.study_id, change))
-            for kind, blob in (artifacts or {}).items():
-                put_artifact(connection, evaluation_id, kind, blob)
+        self._turn(name, lambda turn: turn.finish(trial, front, hypervolume, artifacts))
 
     def rejudge(
         self, record: StudyRecord, trials: Sequence[Trial], front: Sequence[int], hypervolume: float
     ) -> None:
         """Store a study's new limits, the trials they changed and the newest front, at once."""
-        fronts, columns = schema.fronts, schema.evaluations.c
         with self._write() as connection:
-            study = self._study(connection, record.name, lock=True)
+            study = self._study(connection, record.name)
+            turn = self._taken(connection, study)
             connection.execute(
                 sa.update(schema.studies)
                 .where(schema.studies.c.study_id == study.study_id)
                 .values(rows.limits_row(record))
             )
             for trial in trials:
-                self._overwrite(connection, study, trial)
-            newest = connection.execute(
-                sa.select(sa.func.max(columns.number)).where(columns.study_id == study.study_id)
-            ).scalar()
-            if newest is None:
-                return
-            this = (fronts.c.study_id == study.study_id) & (fronts.c.number == newest)
-            connection.execute(sa.delete(fronts).where(this))
-            change = FrontChange(newest, hypervolume, tuple(front))
-            connection.execute(sa.insert(fronts), rows.front_row(study.study_id, change))
+                turn.overwrite(trial)
+            newest = turn.next_number() - 1
+            if newest >= 0:
+                turn.put_front(newest, front, hypervolume)
 
     def requeue(self, name: str) -> list[int]:
-        """Make every RUNNING trial WAITING again, after a crash; their numbers in order."""
-        evaluations = schema.evaluations
-        with self._write() as connection:
-            study = self._study(connection, name, lock=True)
-            running = (evaluations.c.study_id == study.study_id) & (
-                evaluations.c.state == State.RUNNING.value
-            )
-            found = connection.execute(
-                sa.select(evaluations.c.number, evaluations.c.optuna_trial_id)
-                .where(running)
-                .order_by(evaluations.c.number)
-            ).all()
-            optuna_tables.requeue(connection, [row.optuna_trial_id for row in found])
-            connection.execute(
-                sa.update(evaluations).where(running).values(state=State.WAITING.value, started=0.0)
-            )
-        return [row.number for row in found]
+        """Make every RUNNING trial that no worker holds WAITING again; their numbers in order."""
+        return self._turn(name, lambda turn: turn.requeue_unclaimed())
+
+    # ------------------------------------------------------------------ workers
+
+    def join(self, name: str, slot: Mapping[str, str] | None = None) -> Worker:
+        """Enter this process as a worker; trials of processes of this host that are gone wait."""
+
+        def enter(turn: Turn) -> Worker:
+            for worker in turn.workers():
+                if worker.gone:
+                    turn.give_up(worker)
+            turn.requeue_unclaimed()
+            return turn.join(slot or {})
+
+        return self.turn(name, enter)
+
+    def beat(self, name: str, worker_id: int) -> list[Worker]:
+        """Say that a worker is there; all live ones, with their heartbeats."""
+
+        def count() -> list[Worker]:
+            with self._write() as connection:
+                leases.beat(connection, worker_id)
+                study_id = self._study(connection, name).study_id
+                return leases.workers_of(connection, study_id, live=True)
+
+        return self._again(count)
+
+    def give_up(self, name: str, silent: Sequence[Worker]) -> list[int]:
+        """Let the trials of workers wait that made no heartbeat since; the trials' numbers."""
+
+        def lose(turn: Turn) -> list[int]:
+            now = {worker.worker_id: worker for worker in turn.workers()}
+            same = [now[w.worker_id] for w in silent if w.worker_id in now]
+            before = {worker.worker_id: worker.beats for worker in silent}
+            lost = [worker for worker in same if worker.beats == before[worker.worker_id]]
+            return [number for worker in lost for number in turn.give_up(worker)]
+
+        return self.turn(name, lose)
+
+    def leave(self, name: str, worker_id: int) -> None:
+        """A worker ends; what it holds waits for others."""
+
+        def go(turn: Turn) -> None:
+            turn.hand_back(turn.mine())
+            turn.leave()
+
+        self.turn(name, go, worker_id)
+
+    def workers(self, name: str) -> list[Worker]:
+        """Who works on a study and who did, in the order in which they joined."""
+        with self._read() as connection:
+            study_id = self._study(connection, name).study_id
+            return leases.workers_of(connection, study_id)
+
+    def revision(self, name: str) -> int:
+        """How often the study's trials changed so far."""
+
+        def read() -> int:
+            with self._read() as connection:
+                study_id = self._study(connection, name).study_id
+                chosen = sa.select(schema.studies.c.revision)
+                found = connection.execute(chosen.where(schema.studies.c.study_id == study_id))
+                return int(found.scalar_one())
+
+        return self._again(read)
+
+    def database_time(self) -> float:
+        """Seconds since 1970 by the database's clock."""
+        with self._read() as connection:
+            return float(connection.execute(sa.select(leases.now(connection))).scalar_one())
+
+    # ------------------------------------------------------------------ trials, amended
 
     def set_test_accuracy(self, name: str, number: int, metric: Metric, samples: int) -> None:
         """Add the accuracy on `samples` test images, measured when the study is over."""
         changes = rows.metric_row(schema.TEST_PREFIX, metric) | {"test_samples": samples}
-        with self._write() as connection:
-            study = self._study(connection, name)
-            self._amend(connection, study, number, changes)
+        self.turn(name, lambda turn: turn.amend(number, changes))
 
     def prove(self, name: str, number: int, proof: Proof, artifacts: Mapping[str, bytes]) -> None:
         """Store what verifying a trial gave, with its details, in the place of an earlier proof."""
-        with self._write() as connection:
-            study = self._study(connection, name, lock=True)
-            evaluation_id = self._amend(
-                connection, study, number, {"proof_json": rows.proof_text(proof)}
-            )
-            for kind, blob in artifacts.items():
-                put_artifact(connection, evaluation_id, kind, blob)
+        changes = {"proof_json": rows.proof_text(proof)}
+        self.turn(name, lambda turn: turn.amend(number, changes, artifacts))
+
+    def attach(self, name: str, number: int, kind: str, blob: bytes) -> None:
+        """Give a stored trial an artifact, in the place of one of the same kind."""
+        self.turn(name, lambda turn: turn.amend(number, {}, {kind: blob}))
 
     # ------------------------------------------------------------------ trials, read
 
@@ -278,13 +330,6 @@ class Storage:
             same = same_network(study_id, number)
             return get_artifact(connection, study_id, GRAPH, same)
 
-    def attach(self, name: str, number: int, kind: str, blob: bytes) -> None:
-        """Give a stored trial an artifact, in the place of one of the same kind."""
-        with self._write() as connection:
-            study = self._study(connection, name, lock=True)
-            evaluation_id = self._amend(connection, study, number, {})
-            put_artifact(connection, evaluation_id, kind, blob)
-
     # ------------------------------------------------------------------ inside
 
     def _open(self) -> None:
@@ -299,8 +344,14 @@ class Storage:
                 "study in it once to upgrade it"
             )
         with self._write() as connection:
-            if schema.check(schema.revision(connection)):  # unless another process just did
-                schema.upgrade(connection)
+            self._upgrade(connection)
+
+    def _upgrade(self, connection: Connection) -> None:
+        """Make or upgrade our tables, unless another process just did."""
+        if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+        if schema.check(schema.revision(connection)):
+            schema.upgrade(connection)
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -344,8 +395,8 @@ class Storage:
         names = connection.execute(sa.select(studies.c.name)).scalars() if known else ()
         raise StorageError(f"no study '{name}' in {shown(self.url)}; {nearest(name, names)}")
 
-    def _study(self, connection: Connection, name: str, *, lock: bool = False) -> StudyKeys:
-        """The study's keys, read once; `lock` makes writers of one study take turns."""
+    def _study(self, connection: Connection, name: str) -> StudyKeys:
+        """The study's keys, read once."""
         if name not in self._studies:
             row = self._study_row(connection, name)
             self._studies[name] = StudyKeys(
@@ -355,77 +406,38 @@ class Storage:
                 tuple(json.loads(row["objectives_json"])),
                 row["distributions_json"],
             )
-        study = self._studies[name]
-        if lock:
-            if self.url.get_backend_name() != "sqlite":  # which has one writer anyway
-                key = schema.studies.c.study_id
-                connection.execute(sa.select(key).where(key == study.study_id).with_for_update())
-            if not optuna_tables.exists(connection, study):
-                raise StorageError(
-                    f"study '{name}' was deleted or renamed in Optuna's tables of "
-                    f"{shown(self.url)}; its trials can be read, but none added"
-                )
-        return study
+        return self._studies[name]
 
-    def _put(self, connection: Connection, study: StudyKeys, trial: Trial) -> int:
-        """Insert the trial, or replace the one begun; its evaluation_id."""
-        evaluations = schema.evaluations
-        old = connection.execute(
-            sa.select(evaluations.c.state).where(
-                evaluations.c.study_id == study.study_id, evaluations.c.number == trial.number
-            )
-        ).one_or_none()
-        if old is None:
-            self._check_next(connection, study, trial.number)
-            trial_id = optuna_tables.insert(connection, study, trial)
-            row = rows.evaluation_row(trial, study.study_id, trial_id)
-            return insert_one(connection, evaluations, row)
-        if State(old.state).finished:
+    def _turn(self, name: str, act: Callable[[Turn], T], worker_id: int | None = None) -> T:
+        with self._write() as connection:
+            return act(self._taken(connection, self._study(connection, name), worker_id))
+
+    def _taken(
+        self, connection: Connection, study: StudyKeys, worker_id: int | None = None
+    ) -> Turn:
+        """A turn at a study: writers of one study take turns."""
+        turn = Turn(connection, study, worker_id)
+        if not optuna_tables.exists(connection, study):
             raise StorageError(
-                f"trial {trial.number} is finished already ({old.state}); it is kept as it is"
+                f"study '{study.name}' was deleted or renamed in Optuna's tables of "
+                f"{shown(self.url)}; its trials can be read, but none added"
             )
-        return self._overwrite(connection, study, trial)
+        return turn
 
-    def _overwrite(self, connection: Connection, study: StudyKeys, trial: Trial) -> int:
-        """Write a stored trial anew, ours and Optuna's; its evaluation_id."""
-        columns = schema.evaluations.c
-        this = (columns.study_id == study.study_id) & (columns.number == trial.number)
-        old = connection.execute(
-            sa.select(columns.evaluation_id, columns.optuna_trial_id, columns.params_json).where(
-                this
-            )
-        ).one()
-        same_params = old.params_json == rows.dump(dict(trial.params))
-        optuna_tables.replace(connection, old.optuna_trial_id, study, trial, same_params)
-        row = rows.evaluation_row(trial, study.study_id, old.optuna_trial_id)
-        connection.execute(sa.update(schema.evaluations).where(this).values(row))
-        return int(old.evaluation_id)
+    def _again(self, call: Callable[[], T]) -> T:
+        """What `call` returns; called again, ever more rarely, while the server cannot be reached.
 
-    def _amend(
-        self, connection: Connection, study: StudyKeys, number: int, changes: Mapping[str, Any]
-    ) -> int:
-        """Change columns of a stored trial; its evaluation_id."""
-        evaluations = schema.evaluations
-        this = (evaluations.c.study_id == study.study_id) & (evaluations.c.number == number)
-        found = connection.execute(sa.select(evaluations.c.evaluation_id).where(this)).scalar()
-        if found is None:
-            raise StorageError(f"study '{study.name}' has no trial {number}")
-        if changes:
-            connection.execute(sa.update(evaluations).where(this).values(**changes))
-        return int(found)
-
-    def _check_next(self, connection: Connection, study: StudyKeys, number: int) -> None:
-        """Trials are numbered without gaps: Optuna takes a trial's number for its place."""
-        column = schema.evaluations.c
-        last = connection.execute(
-            sa.select(sa.func.max(column.number)).where(column.study_id == study.study_id)
-        ).scalar()
-        expected = 0 if last is None else last + 1
-        if number != expected:
-            raise StorageError(
-                f"study '{study.name}' has {expected} trials, so the next one is number "
-                f"{expected}; found {number}"
-            )
+        Raises its UnreachableError when that takes longer than `patience_s`.
+        """
+        deadline, pause = time.monotonic() + self.patience_s, 0.05
+        while True:
+            try:
+                return call()
+            except UnreachableError:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, MAX_PAUSE_S)
 
     def _trials(self, name: str, *which: sa.ColumnElement[bool]) -> list[Trial]:
         names = [column.name for column in rows.TRIAL_COLUMNS]
@@ -440,32 +452,3 @@ class Storage:
             mine = evaluations.study_id == self._study(connection, name).study_id
             chosen = sa.select(*columns).where(mine, *which).order_by(evaluations.number)
             return connection.execute(chosen).all()
-
-
-def _counts(connection: Connection) -> dict[int, dict[State, int]]:
-    """Trials by state, by study_id."""
-    column = schema.evaluations.c
-    counts: dict[int, dict[State, int]] = {}
-    for study_id, state, count in connection.execute(
-        sa.select(column.study_id, column.state, sa.func.count()).group_by(
-            column.study_id, column.state
-        )
-    ):
-        counts.setdefault(study_id, {})[State(state)] = count
-    return counts
-
-
-def _newest_fronts(connection: Connection) -> dict[int, tuple[float, str]]:
-    """Hypervolume and members_json of each study's last front, by study_id."""
-    fronts = schema.fronts.c
-    newest = (
-        sa.select(fronts.study_id, sa.func.max(fronts.number).label("number"))
-        .group_by(fronts.study_id)
-        .subquery()
-    )
-    found = connection.execute(
-        sa.select(fronts.study_id, fronts.hypervolume, fronts.members_json).join(
-            newest, (newest.c.study_id == fronts.study_id) & (newest.c.number == fronts.number)
-        )
-    )
-    return {row[0]: (row[1], row[2]) for row in found}

@@ -40,6 +40,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("firmware",),
     ("evaluate",),
     ("rows", "schema", "migrations", "database", "optuna_tables", "artifacts"),
+    ("leases", "summaries"),
+    ("turn",),
     ("storage", "provenance", "rejudge"),
     ("proposer", "firmware.bundle", "firmware.verify"),
     ("explorer",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
@@ -18,8 +17,8 @@ from tests import storage_samples as samples
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Iterator[Storage]:
-    with Storage(samples.url(tmp_path)) as found:
+def storage(any_url: str) -> Iterator[Storage]:
+    with Storage(any_url) as found:
         found.create(samples.record())
         yield found
 
@@ -53,8 +52,8 @@ def test_an_optuna_sampler_continues_from_our_trials(storage: Storage) -> None:
     assert set(trial.params) == set(samples.KNOBS)
 
 
-def test_an_existing_optuna_database_gains_our_tables(tmp_path: Path) -> None:
-    url = samples.url(tmp_path)
+def test_an_existing_optuna_database_gains_our_tables(any_url: str) -> None:
+    url = any_url
     other = optuna.create_study(storage=url, study_name="theirs")
     other.add_trial(optuna.create_trial(value=1.0))
     with Storage(url) as storage:
@@ -69,8 +68,8 @@ def test_an_existing_optuna_database_gains_our_tables(tmp_path: Path) -> None:
     assert optuna.load_study(storage=url, study_name="theirs").best_value == 1.0
 
 
-def test_an_empty_study_left_by_a_crash_is_taken_over(tmp_path: Path) -> None:
-    url = samples.url(tmp_path)
+def test_an_empty_study_left_by_a_crash_is_taken_over(any_url: str) -> None:
+    url = any_url
     directions = [METRICS[name].direction for name in samples.OBJECTIVES]
     optuna.create_study(storage=url, study_name="digits", directions=directions)
     with Storage(url) as storage:
