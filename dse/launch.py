@@ -81,7 +81,7 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
     Finds at the start what would fail in every trial, and holds the costs that the search will
     trust against those of a network that was really pruned.
     """
-    from dse.compress import Importance, prune_channels
+    from dse.compress import FROM_DATA, Importance, prune_channels
     from dse.graph.channels import narrow
     from dse.graph.trace import trace
 
@@ -92,7 +92,7 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
     samples = dataset.train.take(min(64, len(dataset.train)))
     for criterion in space.choices["criterion"]:
         importance = Importance(
-            str(criterion), problem.study.seed, samples if criterion == "taylor" else None
+            str(criterion), problem.study.seed, samples if criterion in FROM_DATA else None
         )
         model = workload.network(problem.study.seed)
         pruned = prune_channels(model, dataset.example, widths, importance)

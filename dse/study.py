@@ -28,7 +28,7 @@ from dse.trial import METRICS, MetricName
 from dse.units import parse_quantity
 
 Granularity = Literal["per-layer", "per-stage", "global"]
-Criterion = Literal["l1", "l2", "bn", "taylor", "random"]
+Criterion = Literal["l1", "l2", "bn", "taylor", "apoz", "random"]
 Schedule = Literal["one-shot", "agp"]
 Precision = Literal["int8", "int16", "float32"]
 Method = Literal["ptq", "qat"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dse.compress import CRITERIA, Importance, prune_channels
+from dse.compress import Importance, prune_channels
+from dse.compress.activity import active_shares
 from dse.errors import CompressionError
 from dse.workloads import Split
 
@@ -140,7 +141,7 @@ def silenced(original: nn.Module, pruned: nn.Module) -> nn.Module:
 
 
 @settings(deadline=None, max_examples=60)
-@given(case=cases(), criterion=st.sampled_from(["l1", "l2", "taylor", "random"]))
+@given(case=cases(), criterion=st.sampled_from(["l1", "l2", "taylor", "apoz", "random"]))
 def test_pruned_equals_masked(case: Case, criterion: str) -> None:
     samples = Split(torch.randn(9, 2, 8, 8), torch.arange(9) % 3)
     pruned = prune_channels(case.net, EXAMPLE, case.widths, Importance(criterion, 3, samples))
@@ -179,7 +180,7 @@ def chain(kind: str = "plain", channels: int = 5, norm: bool = True) -> Net:
     return Net([Block(kind, 2, channels, norm), Block("plain", 5, 4, norm)], 4, True, seed=0)
 
 
-@pytest.mark.parametrize("criterion", [c for c in CRITERIA if c != "random"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "bn", "taylor"])
 @pytest.mark.parametrize("dull", range(5))
 def test_a_channel_that_does_nothing_goes_first(criterion: str, dull: int) -> None:
     net = chain()
@@ -211,6 +212,30 @@ def test_a_channel_that_is_used_twice_is_scored_by_both(criterion: str, dull: in
     kept = pruned.get_submodule("blocks.0.conv").get_parameter("bias")
     bias = net.get_submodule("blocks.0.conv").get_parameter("bias")
     assert torch.equal(kept, bias[[c for c in range(3) if c != dull]])
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("silent", range(5))
+def test_a_channel_that_is_never_active_goes_first(kind: str, silent: int) -> None:
+    net = chain(kind)
+    with torch.no_grad():
+        for name in ("0.norm", "0.second_norm") if kind == "residual" else ("0.norm",):
+            net.blocks.get_submodule(name).get_parameter("bias")[silent] = -50
+    samples = Split(torch.randn(20, 2, 8, 8), torch.arange(20) % 3)
+    pruned = prune_channels(net, EXAMPLE, {"blocks.0.conv": 4}, Importance("apoz", 0, samples))
+    kept = pruned.get_submodule("blocks.0.conv").get_parameter("bias")
+    bias = net.get_submodule("blocks.0.conv").get_parameter("bias")
+    assert torch.equal(kept, bias[[c for c in range(5) if c != silent]])
+
+
+def test_activity_is_the_share_that_is_not_zero() -> None:
+    first = nn.Linear(1, 2)
+    net = nn.Sequential(first, nn.ReLU(), nn.Linear(2, 2), nn.Sigmoid())
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0], [-2.0]]))
+        first.bias.copy_(torch.tensor([0.0, 5.0]))
+    found = active_shares(net, torch.tensor([[-1.0], [1.0], [2.0], [3.0]]))
+    assert {name: shares.tolist() for name, shares in found.items()} == {"0": [0.75, 0.75]}
 
 
 def test_random_criterion_depends_on_its_seed_alone() -> None:
@@ -280,3 +305,9 @@ def test_bad_importance() -> None:
         Importance("tailor")
     with pytest.raises(CompressionError, match="needs training samples"):
         Importance("taylor")
+    with pytest.raises(CompressionError, match="'apoz' needs training samples"):
+        Importance("apoz")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(128, 4), nn.Sigmoid(), nn.Linear(4, 3))
+    samples = Split(torch.randn(9, 2, 8, 8), torch.arange(9) % 3)
+    with pytest.raises(CompressionError, match=r"layer '1' .* 'apoz': no ReLU follows its"):
+        prune_channels(net, EXAMPLE, {"1": 2}, Importance("apoz", 0, samples))

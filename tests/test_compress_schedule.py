@@ -73,7 +73,7 @@ def test_ramp_is_cubic() -> None:
         {}, optional={name: st.floats(0.01, 1) for name in ("0", "3", "7")}
     ),
     schedule=st.sampled_from(SCHEDULES),
-    criterion=st.sampled_from(["l1", "bn", "taylor", "random"]),
+    criterion=st.sampled_from(["l1", "bn", "taylor", "apoz", "random"]),
     ramp=ramps,
 )
 def test_widths_and_counts_are_exact_after_training(

@@ -47,7 +47,7 @@ STUDIES = st.fixed_dictionaries(
                     {"ratio": RATIO},
                     optional={
                         "granularity": GRANULARITY,
-                        "criterion": some(["l1", "l2", "bn", "taylor", "random"]),
+                        "criterion": some(["l1", "l2", "bn", "taylor", "apoz", "random"]),
                         "schedule": some(["one-shot", "agp"]),
                         "skip": SKIP,
                     },

@@ -2,13 +2,14 @@
 
 from dse.compress.budget import Budgets, prune_to_budgets
 from dse.compress.distill import Distillation
-from dse.compress.prune import CRITERIA, Importance, prune_channels
+from dse.compress.prune import CRITERIA, FROM_DATA, Importance, prune_channels
 from dse.compress.qat import learn_quantization
 from dse.compress.schedule import SCHEDULES, Compression, Ramp, compress
 from dse.compress.sparsify import Masks, magnitude_masks
 
 __all__ = [
     "CRITERIA",
+    "FROM_DATA",
     "SCHEDULES",
     "Budgets",
     "Compression",

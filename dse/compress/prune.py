@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_pruning.dependency.shape_infer import infer_out_channels_recursively
 
+from dse.compress.activity import active_shares
 from dse.errors import CompressionError, nearest
 from dse.workloads.dataset import Split
 
-CRITERIA = ("l1", "l2", "bn", "taylor", "random")
-TAYLOR_SAMPLES = 256
+CRITERIA = ("l1", "l2", "bn", "taylor", "apoz", "random")
+FROM_DATA = ("taylor", "apoz")
+SCORED_SAMPLES = 256
 
 _Layer = nn.Conv1d | nn.Conv2d | nn.Linear
 _Scorer = Callable[[Any], Tensor | None]
+_RANKED_BY = {"bn": "BatchNorm scales", "apoz": "ReLU follows"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +37,9 @@ class Importance:
 
     `l1`, `l2`: norms of the weights (Li et al., arXiv 1608.08710). `bn`: |BatchNorm scale|
     (Liu et al., arXiv 1708.06519). `taylor`: |weight x gradient| on a batch of `samples`, drawn by
-    `seed` (Molchanov et al., CVPR 2019). `random`: drawn by `seed`.
-    Raises CompressionError for an unknown criterion, or `taylor` without samples.
+    `seed` (Molchanov et al., CVPR 2019). `apoz`: how often a channel is active behind its ReLU, on
+    such a batch (Hu et al., arXiv 1607.03250). `random`: drawn by `seed`.
+    Raises CompressionError for an unknown criterion, or one of FROM_DATA without samples.
     """
 
     criterion: str
@@ -44,8 +48,15 @@ class Importance:
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion)
-        if self.criterion == "taylor" and self.samples is None:
-            raise CompressionError("criterion 'taylor' needs training samples for its gradients")
+        if self.criterion in FROM_DATA and self.samples is None:
+            raise CompressionError(f"criterion '{self.criterion}' needs training samples")
+
+    def batch(self) -> Split:
+        """The samples that are scored on."""
+        assert self.samples is not None  # checked at birth
+        generator = torch.Generator().manual_seed(self.seed)
+        index = torch.randperm(len(self.samples), generator=generator)[:SCORED_SAMPLES]
+        return Split(self.samples.inputs[index], self.samples.labels[index])
 
 
 def check_criterion(criterion: str) -> None:
@@ -135,7 +146,9 @@ def _prune(
             assert not isinstance(importance, Importance)
             scores[name] = importance[name]
         else:
-            scores[name] = _scores(name, group, scorer, _channels(layers[name]))
+            assert isinstance(importance, Importance)
+            width = _channels(layers[name])
+            scores[name] = _scores(name, group, scorer, importance.criterion, width)
     for name, width in wanted.items():
         layer = layers[name]
         if _channels(layer) == width:
@@ -211,8 +224,10 @@ def _scorer(model: nn.Module, importance: Importance) -> _Scorer:
         generator = torch.Generator().manual_seed(importance.seed)
         return lambda group: torch.rand(len(group[0].idxs), generator=generator)
     if importance.criterion == "taylor":
-        _set_gradients(model, importance)
+        _set_gradients(model, importance.batch())
         return _library(torch_pruning.importance.GroupTaylorImportance(normalizer=None))
+    if importance.criterion == "apoz":
+        return _activity(model, importance.batch().inputs)
     if importance.criterion == "bn":
         return _library(torch_pruning.importance.BNScaleImportance(normalizer=None))
     power = 1 if importance.criterion == "l1" else 2
@@ -234,12 +249,12 @@ def _library(scorer: Any) -> _Scorer:
     return score
 
 
-def _scores(name: str, group: Any, scorer: _Scorer, channels: int) -> Tensor:
+def _scores(name: str, group: Any, scorer: _Scorer, criterion: str, channels: int) -> Tensor:
     scores = scorer(group)
     if scores is None:
         raise CompressionError(
-            f"layer '{name}' cannot be ranked by criterion 'bn': no BatchNorm scales its channels; "
-            "use l1, l2, taylor or random"
+            f"layer '{name}' cannot be ranked by criterion '{criterion}': "
+            f"no {_RANKED_BY[criterion]} its channels; use l1, l2, taylor or random"
         )
     # A BatchNorm behind a flatten makes the library's vector longer; roots come first.
     scores = scores[:channels]
@@ -248,15 +263,36 @@ def _scores(name: str, group: Any, scorer: _Scorer, channels: int) -> Tensor:
     return scores
 
 
-def _set_gradients(model: nn.Module, importance: Importance) -> None:
-    samples = importance.samples
-    assert samples is not None  # checked at birth
-    generator = torch.Generator().manual_seed(importance.seed)
-    index = torch.randperm(len(samples), generator=generator)[:TAYLOR_SAMPLES]
+def _set_gradients(model: nn.Module, batch: Split) -> None:
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        loss = F.cross_entropy(model(samples.inputs[index]), samples.labels[index])
+        loss = F.cross_entropy(model(batch.inputs), batch.labels)
         loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _activity(model: nn.Module, inputs: Tensor) -> _Scorer:
+    """Active shares, summed over the group's layers that have a ReLU behind them."""
+    shares = active_shares(model, inputs)
+    names = {module: name for name, module in model.named_modules()}
+
+    def score(group: Any) -> Tensor | None:
+        total, found = torch.zeros(len(group[0].idxs)), False
+        for item in group:
+            known = shares.get(names.get(item.dep.target.module, ""))
+            if known is not None and _makes_channels(item.dep):
+                total[item.root_idxs] += known[item.idxs]
+                found = True
+        return total if found else None
+
+    return score
+
+
+def _makes_channels(dependency: Any) -> bool:
+    return dependency.handler in (
+        torch_pruning.prune_conv_out_channels,
+        torch_pruning.prune_linear_out_channels,
+        torch_pruning.prune_depthwise_conv_out_channels,
+    )
 
 
 def _channels(layer: _Layer) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from dse.compress.prune import Importance, check_criterion, layer_width, prune_in_place
+from dse.compress.prune import FROM_DATA, Importance, check_criterion, layer_width, prune_in_place
 from dse.compress.sparsify import Masks, check_densities, magnitude_masks
 from dse.errors import CompressionError, nearest
 from dse.workloads.dataset import Split
@@ -141,7 +141,7 @@ class _Pruning:
         self.plan = plan
         self.ramp = plan.ramp if plan.schedule == "agp" else ONE_SHOT
         self.example = split.inputs[:1]
-        samples = split if plan.criterion == "taylor" else None
+        samples = split if plan.criterion in FROM_DATA else None
         self.importance = Importance(plan.criterion, seed, samples)
         self.full = {name: layer_width(model, name) for name in plan.widths}
         self.masks = Masks({})
