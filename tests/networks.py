@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dse.graph import execute
+from dse.graph.ir import Graph
+
 BLOCKS = ("conv", "bn", "depthwise", "residual", "concat", "gate", "pool", "pad", "stride", "same")
 ACTIVATIONS = ("none", "relu", "relu6", "sigmoid", "tanh", "hardswish", "hardsigmoid")
 
@@ -153,3 +156,11 @@ def network(recipe: Recipe) -> tuple[nn.Module, Tensor]:
     model = RandomNet(recipe).eval()
     generator = torch.Generator().manual_seed(recipe.seed)
     return model, torch.randn(8, *recipe.shape, generator=generator)
+
+
+def golden_ranges(graph: Graph, inputs: Tensor) -> dict[str, tuple[float, float]]:
+    """Observed ranges to three digits: a convolution's last bits differ between processors."""
+    observed = execute.observe(graph, inputs)
+    return {
+        name: (float(f"{low:.3g}"), float(f"{high:.3g}")) for name, (low, high) in observed.items()
+    }

@@ -33,7 +33,7 @@ from dse.graph.quantize import quantize
 from dse.graph.trace import trace
 from dse.targets import find_backend, load_boards
 from tests.host_c import CC, WARNINGS, Host, command, compiled, entries, write
-from tests.networks import Recipe, network, recipes
+from tests.networks import Recipe, golden_ranges, network, recipes
 
 GOLDEN = Path(__file__).parent / "golden"
 BACKENDS = ("native", "native-dsp")
@@ -390,7 +390,7 @@ def test_the_c_is_that_of_the_golden_file(backend: str, activations: DType) -> N
     model, inputs = network(Recipe(1, 1, (4, 4), blocks, "average", False))
     graph = trace(model, (1, 4, 4))
     bits = {op.name: 4 for op in graph.weighted}
-    graph = quantize(graph, execute.observe(graph, inputs), bits, None, activations)
+    graph = quantize(graph, golden_ranges(graph, inputs), bits, None, activations)
     made, ending = emit(graph, "tiny", backend), "" if activations == "int8" else "_int16"
     for suffix, text in ((".h", made.header), (".c", made.source)):
         file = GOLDEN / f"tiny_{backend.replace('-', '_')}{ending}{suffix}"

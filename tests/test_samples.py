@@ -12,6 +12,7 @@ from dse.errors import WorkloadError
 from dse.samples import KEPT, find_samples, keep_samples
 from dse.storage import Storage
 from dse.workloads import find_workload
+from dse.workloads.workload import _mnist
 from tests import storage_samples as samples
 
 STUDY = """
@@ -26,6 +27,7 @@ def test_samples_are_kept_once_and_need_no_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stored ones are read; where more are asked for, the data set is missed by name."""
+    _mnist.cache_clear()  # an earlier test may have loaded it
     monkeypatch.setenv("DSE_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("DSE_CACHE", str(tmp_path / "cache"))
     dataset = find_workload("digits").load()

@@ -546,31 +546,31 @@ static const int32_t op_0_first_bias[4] = {
 };
 
 static const int32_t op_0_first_multiplier[4] = {
-    1438176220, 1255589514, 1383972065, 1547648769
+    1438867103, 1256192684, 1384636908, 1548392241
 };
 
 static const int32_t op_1_layers_b0_bias[4] = {
-    -428, 611, -606, -499
+    -429, 612, -607, -499
 };
 
 static const int32_t op_1_layers_b0_multiplier[4] = {
-    1593405126, 1590399156, 1508975801, 1653718435
+    1592711229, 1589706567, 1508318670, 1652998272
 };
 
 static const int32_t op_5_hidden_bias[6] = {
-    -2614, 546, 2185, 983, 2015, 638
+    -2612, 544, 2184, 982, 2013, 641
 };
 
 static const int32_t op_5_hidden_multiplier[6] = {
-    1885269140, 1240588857, 1734204257, 1513577463, 2135771055, 1560007116
+    1888732611, 1242867971, 1737390203, 1516358091, 2139694729, 1562873040
 };
 
 static const int32_t op_6_fc_bias[5] = {
-    -2922, 4658, 2254, -2514, -1524
+    -2922, 4659, 2255, -2515, -1524
 };
 
 static const int32_t op_6_fc_multiplier[5] = {
-    1353158523, 1316592128, 1395159093, 1204692995, 1401948429
+    1352916202, 1316356355, 1394909251, 1204477261, 1401697370
 };
 
 static const uint8_t op_0_first_weights[20] = {
@@ -628,7 +628,7 @@ static NO_INLINE void tiny_op_1_layers_b0(int8_t *arena)
 /* add: add */
 static NO_INLINE void tiny_op_2_add(int8_t *arena)
 {
-    static const elementwise shape = {64, -8, 7, -128, -128, 127, 1766467215, 18, 2049990880, 2};
+    static const elementwise shape = {64, -8, 7, -128, -128, 127, 1763132872, 18, 2050884001, 2};
     add(arena + 144, arena + 208, arena + 0, &shape);
 }
 
@@ -650,7 +650,7 @@ static NO_INLINE void tiny_op_5_hidden(int8_t *arena)
 /* fully_connected: fc */
 static NO_INLINE void tiny_op_6_fc(int8_t *arena)
 {
-    static const window shape = {1, 1, 6, 1, 1, 5, 1, 1, 1, 1, 0, 0, 1, 1, -128, -22, -128, 127};
+    static const window shape = {1, 1, 6, 1, 1, 5, 1, 1, 1, 1, 0, 0, 1, 1, -128, -23, -128, 127};
     dsp_vector_w4(arena + 0, arena + 8, &shape, op_6_fc_weights, op_6_fc_bias, op_6_fc_multiplier,
         op_6_fc_right);
 }

@@ -226,35 +226,35 @@ KERNEL void average_pool_a16(const int16_t *input, int16_t *output, const window
 }
 
 static const int32_t op_0_first_bias[4] = {
-    70063, -30446, 35483, -34456
+    70087, -30456, 35496, -34468
 };
 
 static const int32_t op_0_first_multiplier[4] = {
-    1532297216, 1337786368, 1474560000, 1648951296
+    1536557056, 1341521920, 1478688768, 1653538816
 };
 
 static const int32_t op_1_layers_b0_bias[4] = {
-    -103684, 147997, -146751, -120735
+    -104010, 148462, -147213, -121115
 };
 
 static const int32_t op_1_layers_b0_multiplier[4] = {
-    1599406080, 1596391424, 1514668032, 1659961344
+    1593966592, 1591017472, 1509556224, 1654325248
 };
 
 static const int32_t op_5_hidden_bias[6] = {
-    -220816, 135889, 116334, 126373, 160181, -214081
+    -220478, 135681, 116157, 126180, 159936, -213754
 };
 
 static const int32_t op_5_hidden_multiplier[6] = {
-    1885274112, 1240596480, 1734213632, 1513553920, 2135752704, 1560018944
+    1888747520, 1242890240, 1737359360, 1516371968, 2139684864, 1562902528
 };
 
 static const int32_t op_6_fc_bias[5] = {
-    -276730, 351854, 355414, -158603, 17996
+    -276815, 351961, 355523, -158651, 18001
 };
 
 static const int32_t op_6_fc_multiplier[5] = {
-    1154809856, 1123549184, 1190658048, 2056192000, 1196425216
+    1153761280, 1122631680, 1189609472, 2054422528, 1195376640
 };
 
 static const uint8_t op_0_first_weights[20] = {
@@ -312,7 +312,7 @@ static NO_INLINE void tiny_op_1_layers_b0(int8_t *arena)
 /* add: add */
 static NO_INLINE void tiny_op_2_add(int8_t *arena)
 {
-    static const elementwise shape = {64, 0, 0, 0, 0, 32767, 1875587009, 14, 2042294002, 2};
+    static const elementwise shape = {64, 0, 0, 0, 0, 32767, 1866846546, 14, 2049232676, 2};
     add_a16((int16_t *)(void *)(arena + 0), (int16_t *)(void *)(arena + 128), (int16_t *)(void
         *)(arena + 256), &shape);
 }
