@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dse.candidate import Candidate
 from dse.graph import channels, plan
 from dse.graph.channels import narrow, with_encodings
 from dse.graph.compact import compact
@@ -30,7 +31,7 @@ from dse.graph.ir import Graph
 from dse.graph.tflite_reader import read_tflite
 from dse.graph.trace import trace
 from dse.problem import build_problem
-from dse.space import Candidate, Space
+from dse.space import Space
 from dse.study import parse_study
 from dse.targets import Target, cost, encoding, kernels, targets_for
 from dse.targets import load_boards as boards

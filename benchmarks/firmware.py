@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dse.candidate import Candidate
 from dse.errors import DseError
 from dse.evaluate import Evaluator
 from dse.firmware.build import Image, build, compilers
@@ -37,7 +38,6 @@ from dse.firmware.emulate import emulate, qemu_version
 from dse.graph import execute
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
-from dse.space import Candidate
 from dse.workloads import WORKLOADS
 from dse.workloads.download import cache_folder
 

@@ -25,6 +25,7 @@ import numpy as np
 import optuna
 from torch import nn
 
+from dse.candidate import Candidate
 from dse.evaluate import Evaluation
 from dse.explorer import Explorer
 from dse.graph.ir import Graph
@@ -34,7 +35,6 @@ from dse.launch import Launch, record_of
 from dse.problem import Problem, build_problem
 from dse.rows import StudyRecord
 from dse.samplers import make_sampler
-from dse.space import Candidate
 from dse.storage import Storage
 from dse.study import parse_study
 from dse.trial import Metric, Trial

@@ -77,7 +77,7 @@ def _on(space: Space, params: Mapping[str, Any], target: str) -> Params:
 
 def _at(knob: Knob, level: float, source: random.Random) -> Value:
     """A knob's value near a level from 0 (costly) to 1 (cheap); any where none is cheaper."""
-    if knob.kind not in ("prune", "sparsity", "bits"):
+    if knob.kind not in ("prune", "low_rank", "sparsity", "bits"):
         return source.choice(knob.choices)
     cheap_last = sorted(knob.choices, key=float, reverse=knob.kind == "bits")
     place = min(max(source.gauss(level, JITTER), 0.0), 1.0)

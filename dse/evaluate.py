@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dse.candidate import Candidate
 from dse.compress import Compression, Distillation, compress, learn_quantization
 from dse.errors import WorkloadError
 from dse.graph import archive, execute
@@ -30,7 +31,6 @@ from dse.graph.numerics import Rounding
 from dse.graph.quantize import Ranges, quantize
 from dse.graph.ranges import find_ranges
 from dse.graph.trace import trace
-from dse.space import Candidate
 from dse.stopping import Watch
 from dse.trial import Metric
 from dse.workloads import Dataset, Recipe, Split, Workload, float_accuracy, train
@@ -129,9 +129,10 @@ class Evaluator:
 
     def _finished(self, graph: Graph, candidate: Candidate) -> Graph:
         if candidate.precision == "float32":
-            return _with_kept(graph, candidate.kept)
+            return _with_kept(graph, candidate.layer_kept)
         ranges = self._ranges(graph, candidate)
-        return quantize(graph, ranges, candidate.bits, candidate.kept, candidate.precision)
+        bits, kept = candidate.layer_bits, candidate.layer_kept
+        return quantize(graph, ranges, bits, kept, candidate.precision)
 
     def _ranges(self, graph: Graph, candidate: Candidate) -> Ranges:
         key = candidate.float_key, candidate.ranges or "minmax"
@@ -186,6 +187,8 @@ class Evaluator:
             candidate.kept,
             candidate.criterion or "l2",
             candidate.schedule or "one-shot",
+            ranks=candidate.ranks,
+            factors=candidate.factors or "channel",
         )
         baseline = self.baseline()
         self._trainings += candidate.compressed

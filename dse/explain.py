@@ -157,8 +157,8 @@ def _graph(record: StudyRecord, trial: Trial, blob: bytes | None) -> Graph:
     """The stored network, or the shapes of a candidate that never was trained."""
     if blob is not None:
         return from_bytes(blob)
+    from dse.candidate import Candidate
     from dse.launch import prepare
-    from dse.space import Candidate
 
     launch = prepare(record.study_file, f"study '{record.name}'", Path(record.definition["folder"]))
     candidate = Candidate.from_json(trial.candidate)

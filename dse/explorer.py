@@ -15,6 +15,7 @@ import numpy as np
 
 from dse import draws, stopping
 from dse.artifacts import GRAPH
+from dse.candidate import Candidate, float_baseline
 from dse.errors import DseError
 from dse.evaluate import Evaluation, Interrupted
 from dse.graph import archive
@@ -23,7 +24,6 @@ from dse.graph.numerics import Rounding
 from dse.problem import Problem, Screening
 from dse.proposer import Proposal, Proposer
 from dse.rows import StudyRecord
-from dse.space import Candidate, float_baseline
 from dse.stopping import Curves, StoppedEarlyError, Watch
 from dse.storage import Storage
 from dse.trial import COST_METRICS, NETWORK_OF, NEVER_MEASURED, Metric, State, Trial

@@ -57,6 +57,7 @@ def prepare(text: str, source: str, folder: Path, boards: Path | None = None) ->
     with _located(source):
         problem = build_problem(study, graph, dataset.classes, boards)
         _check_prunable(problem, workload, dataset)
+        _check_factorizable(problem, workload, dataset)
     if study.verify != "never":
         from dse.prover import check_provable
 
@@ -103,6 +104,27 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
             raise StudyError(
                 f"pruning by '{criterion}' removes other channels than the graph ties together; "
                 "list the layers it concerns under 'space.pruning.skip'"
+            )
+
+
+def _check_factorizable(problem: Problem, workload: Workload, dataset: Dataset) -> None:
+    """Split the layers of the untrained network as far as the space goes, as pruning is checked."""
+    from dse.compress import Importance, factorize, prune_channels
+    from dse.graph.channels import narrow
+    from dse.graph.factor import factorize_shapes
+    from dse.graph.trace import trace
+
+    space = problem.space
+    corners = [corner for corner in space.corners(space.targets[0]) if corner.ranks]
+    for corner in {corner.factors: corner for corner in corners}.values():
+        model, factors = workload.network(problem.study.seed), corner.factors or "channel"
+        model = prune_channels(model, dataset.example, corner.widths, Importance("l2"))
+        found = trace(factorize(model, corner.ranks, factors), dataset.sample_shape, workload.name)
+        expected = factorize_shapes(narrow(space.graph, corner.widths), corner.ranks, factors)
+        if found.key != expected.key:
+            raise StudyError(
+                f"low-rank factors ({factors}) become other operators than their layers say; "
+                "list the layers that the network's forward looks into under 'space.low_rank.skip'"
             )
 
 

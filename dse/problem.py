@@ -9,13 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dse.candidate import Candidate, float_baseline
 from dse.constraints import Constraint, baseline_of
 from dse.errors import StudyError, TargetError
 from dse.graph.channels import channel_groups, with_encodings
+from dse.graph.factor import factorizable
 from dse.graph.ir import Graph
 from dse.pareto import Box
 from dse.samplers import GREY_BOX, make_sampler
-from dse.space import Candidate, Knob, KnobKind, Space, Value, float_baseline, layer_knobs
+from dse.space import Knob, KnobKind, Space, Value, layer_knobs
 from dse.study import PRECISIONS, SpaceSection, StudyFile
 from dse.targets import Cost, Target, cost, find_backend, find_board, load_boards, targets_for
 from dse.trial import COST_METRICS, Metric, MetricName
@@ -292,6 +294,12 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
         knobs += layer_knobs("prune", pruning.granularity, pruning.ratio, groups, pruning.skip)
         knobs += _choice("criterion", pruning.criterion)
         knobs += _choice("schedule", pruning.schedule)
+    if section.low_rank is not None:
+        rank = section.low_rank
+        layers = {op.name: weighted[op.name] for op in graph.weighted if factorizable(op)}
+        knobs += layer_knobs("low_rank", rank.granularity, rank.ratio, layers, rank.skip)
+        if rank.factors != ["channel"]:
+            knobs += _choice("factors", rank.factors)
     if section.sparsity is not None:
         sparsity = section.sparsity
         knobs += layer_knobs(

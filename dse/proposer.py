@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dse import draws
+from dse.candidate import Candidate
 from dse.errors import StudyError
 from dse.greybox import GreyBoxSampler
 from dse.greybox.history import CLAIM
@@ -24,7 +25,6 @@ from dse.problem import Problem
 from dse.rows import StudyRecord
 from dse.samplers import GREY_BOX, make_sampler, starts
 from dse.search_costs import grey_box
-from dse.space import Candidate
 from dse.trial import METRICS, State, Trial
 
 # Proposals of known candidates before the last one is changed a little instead.

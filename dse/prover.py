@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dse.candidate import Candidate
 from dse.errors import DseError, TargetError
 from dse.firmware.build import find_compiler
 from dse.firmware.emit import BACKENDS
@@ -15,7 +16,6 @@ from dse.firmware.emulate import check_emulator
 from dse.firmware.verify import Verification, verify
 from dse.graph.archive import from_bytes
 from dse.problem import Problem
-from dse.space import Candidate
 from dse.storage import Storage
 from dse.targets import Target
 from dse.trial import Proof, Trial

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from dse.candidate import Candidate
 from dse.problem import Problem
 from dse.rows import StudyRecord
-from dse.space import Candidate
 from dse.storage import Storage
 from dse.trial import COST_METRICS, NEVER_MEASURED, State, Trial
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dse.artifacts import GRAPH
+from dse.candidate import Candidate
 from dse.errors import StudyError, TargetError
 from dse.graph.archive import from_bytes
 from dse.graph.channels import with_encodings
@@ -25,7 +26,7 @@ from dse.graph.ir import Graph
 from dse.problem import Problem
 from dse.provenance import versions
 from dse.rows import StudyRecord
-from dse.space import Candidate, Knob, Space
+from dse.space import Knob, Space
 from dse.storage import Storage
 from dse.study import parse_study
 from dse.targets import Board, Target, cost, find_backend, load_boards, parse_target

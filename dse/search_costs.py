@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dse.candidate import Candidate
+from dse.graph.factor import factor_shapes
 from dse.problem import Problem
-from dse.space import Candidate
+from dse.space import Space
 from dse.trial import COST_METRICS
 
 if TYPE_CHECKING:
@@ -79,13 +81,28 @@ def _features(problem: Problem, params: Params) -> Mapping[str, Sequence[float]]
     found: dict[str, list[float]] = {
         "kept": [math.log(candidate.widths.get(g, n) / n) for g, n in channels.items()],
         "dense": [math.log(candidate.kept.get(layer, 1.0)) for layer in space.layers],
+        "rank": [_rank_share(candidate, space, layer) for layer in space.layers],
         "bits": [2.0 ** -candidate.bits.get(layer, 32) for layer in space.layers],
     }
     for knob in space.knobs:
-        if knob.kind in ("criterion", "schedule", "precision") and len(knob.choices) > 1:
-            chosen = getattr(candidate, knob.kind)
+        if knob.kind in _CHOICES and len(knob.choices) > 1:
+            chosen = getattr(candidate, knob.kind) or _UNSAID.get(knob.kind, "")
             found[knob.name] = [float(chosen == choice) for choice in knob.choices]
     return {name: values for name, values in found.items() if values}
+
+
+_CHOICES = ("criterion", "schedule", "precision", "factors")
+# What a candidate means by saying nothing.
+_UNSAID = {"factors": "channel"}
+
+
+def _rank_share(candidate: Candidate, space: Space, layer: str) -> float:
+    """Log of the parameters that a layer's factors have, of those of the layer as trained."""
+    if layer not in candidate.ranks:
+        return 0.0
+    shape = space.weight_shapes[layer]
+    parts = factor_shapes(shape, candidate.ranks[layer], candidate.factors or "channel")
+    return math.log(sum(map(math.prod, parts)) / math.prod(shape))
 
 
 def _region(problem: Problem, baseline: float | None) -> list[tuple[float, float]]:

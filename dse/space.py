@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dse.candidate import Candidate, digest
 from dse.errors import StudyError, nearest
 from dse.graph.channels import channel_groups, narrow, with_encodings
+from dse.graph.factor import differs, factorizable, factorize_shapes, matrix_shape, saves
 from dse.graph.ir import Graph
-from dse.units import parse_quantity
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 KnobKind: TypeAlias = Literal[
     "prune",
+    "low_rank",
+    "factors",
     "sparsity",
     "bits",
     "criterion",
@@ -79,95 +81,6 @@ class Knob:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A compression and a target, in canonical form: what changes nothing is left out.
-
-    `widths` are kept output channels by group and `kept` kept shares of weights by layer, where
-    something is removed; `bits` are the weight widths of every layer, none when the precision (the
-    type of the activations) is float32; `method` is 'qat' where quantization is trained, `ranges`
-    how activations were calibrated where it was not by min-max, `distillation` the weight and the
-    temperature of a teacher's loss; `target` is 'board/backend/clock'.
-    """
-
-    target: str
-    widths: Mapping[str, int] = field(default_factory=dict)
-    kept: Mapping[str, float] = field(default_factory=dict)
-    bits: Mapping[str, int] = field(default_factory=dict)
-    precision: Literal["int8", "int16", "float32"] = "int8"
-    criterion: str = ""
-    schedule: str = ""
-    method: str = ""
-    ranges: str = ""
-    distillation: Mapping[str, float] = field(default_factory=dict)
-
-    @cached_property
-    def canonical(self) -> str:
-        """The same text on every machine."""
-        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of the whole candidate."""
-        return _digest(self.canonical)
-
-    @cached_property
-    def network_key(self) -> str:
-        """Hash of what decides the network; equal for candidates that differ in the target."""
-        content = {name: value for name, value in self.to_json().items() if name != "target"}
-        return _digest(json.dumps(content, sort_keys=True))
-
-    @cached_property
-    def training_key(self) -> str:
-        """Hash of what decides the training; post-training quantization is left out."""
-        return self.network_key if self.method == "qat" else self.float_key
-
-    @cached_property
-    def float_key(self) -> str:
-        """Hash of what decides the float network, from which quantization starts."""
-        skipped = {"target", "bits", "precision", "method", "ranges"}
-        if not self.compressed:  # the baseline has no teacher
-            skipped.add("distillation")
-        content = {name: v for name, v in self.to_json().items() if name not in skipped}
-        return _digest(json.dumps(content, sort_keys=True))
-
-    @property
-    def compressed(self) -> bool:
-        """Whether the float network differs from the baseline."""
-        return bool(self.widths or self.kept)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON, with the target taken apart."""
-        board, backend, clock = self.target.split("/")
-        hertz = round(parse_quantity(clock.replace("MHz", " MHz"), "hertz"))
-        # Not `asdict`, which copies deeply and takes most of the time that a known candidate costs.
-        content = {
-            item.name: dict(value) if isinstance(value := getattr(self, item.name), dict) else value
-            for item in fields(self)
-        }
-        for name in _LATER:
-            if not content[name]:
-                del content[name]
-        content["target"] = {"board": board, "backend": backend, "clock_hz": hertz}
-        return content
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Candidate:
-        """The candidate that `to_json` wrote."""
-        target = content["target"]
-        text = f"{target['board']}/{target['backend']}/{target['clock_hz'] / 1e6:g}MHz"
-        return cls(**{**content, "target": text})
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def float_baseline(target: str) -> Candidate:
-    """The network as it was trained."""
-    return Candidate(target, precision="float32")
-
-
-@dataclass(frozen=True)
 class Space:
     """Every candidate of a study: knobs over one network, with widths rounded to `alignment`."""
 
@@ -208,6 +121,11 @@ class Space:
         """Every layer with weights."""
         return tuple(op.name for op in self.graph.weighted)
 
+    @cached_property
+    def weight_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every layer's weights in the whole network."""
+        return {op.name: op.weight.shape for op in self.graph.weighted}
+
     def int8_baseline(self, target: str) -> Candidate:
         """The unpruned network with every weight in 8 bits."""
         return Candidate(target, bits=dict.fromkeys(self.layers, 8))
@@ -219,7 +137,7 @@ class Space:
     @cached_property
     def hash(self) -> str:
         """What must not change between a study and its resumption."""
-        return _digest(json.dumps(self.to_json(), sort_keys=True))
+        return digest(json.dumps(self.to_json(), sort_keys=True))
 
     def to_json(self) -> list[dict[str, Any]]:
         """The knobs, with what they act on."""
@@ -230,6 +148,7 @@ class Space:
         picked: dict[str, Any] = {
             "criterion": "l2",
             "schedule": "one-shot",
+            "factors": "channel",
             "precision": "int8",
             "method": "ptq",
             "ranges": "minmax",
@@ -239,12 +158,15 @@ class Space:
         }
         widths: dict[str, int] = {}
         kept: dict[str, float] = {}
+        ratios: dict[str, float] = {}
         bits = dict.fromkeys(self.layers, 8)
         for name, value in params.items():
             knob = self._knob[name]
             if knob.kind == "prune":
                 # Samplers step from the lowest value: 0.1 * 3 is not quite 0.3.
                 widths.update(self._widths(knob, round(float(value), 10)))
+            elif knob.kind == "low_rank":
+                ratios.update(dict.fromkeys(knob.layers, round(float(value), 10)))
             elif knob.kind == "sparsity":
                 kept.update({layer: round(1 - float(value), 10) for layer in knob.layers if value})
             elif knob.kind == "bits":
@@ -256,7 +178,8 @@ class Space:
         # Whatever decides nothing is left out: training starts from min-max, and needs a teacher
         # only where something is trained.
         calibrated = not floating and not learned and picked["ranges"] != "minmax"
-        taught = picked["distillation"] and (widths or kept or learned)
+        ranks, factors = self._ranks(widths, ratios, picked["factors"])
+        taught = picked["distillation"] and (widths or kept or ranks or learned)
         return Candidate(
             target=picked["target"],
             widths=widths,
@@ -268,6 +191,8 @@ class Space:
             method="qat" if learned else "",
             ranges=picked["ranges"] if calibrated else "",
             distillation=_teaching(picked) if taught else {},
+            ranks=ranks,
+            factors=factors,
         )
 
     def _widths(self, knob: Knob, ratio: float) -> dict[str, int]:
@@ -278,6 +203,37 @@ class Space:
             if width < channels:
                 found[layer] = width
         return found
+
+    def _ranks(
+        self, widths: Mapping[str, int], ratios: Mapping[str, float], method: str
+    ) -> tuple[dict[str, int], str]:
+        """Ranks of the layers, as narrow as they are, that have fewer parameters as two."""
+        found: dict[str, int] = {}
+        special = False
+        if not any(ratios.values()):
+            return found, ""
+        for op in self._narrowed(widths).weighted:
+            ratio = ratios.get(op.name, 0.0)
+            if not ratio or not factorizable(op):
+                continue
+            most = min(matrix_shape(op.weight.shape, method))
+            rank = aligned_width(most, ratio, self.alignment)
+            if rank < most and saves(op.weight.shape, rank, method):
+                found[op.name] = rank
+                special |= differs(op, method)
+        return found, method if special else ""
+
+    def _narrowed(self, widths: Mapping[str, int]) -> Graph:
+        key = tuple(sorted(widths.items()))
+        if key not in self._known_narrowed:
+            if len(self._known_narrowed) >= MAX_KNOWN_SHAPES:
+                self._known_narrowed.clear()
+            self._known_narrowed[key] = narrow(self.graph, widths)
+        return self._known_narrowed[key]
+
+    @cached_property
+    def _known_narrowed(self) -> dict[tuple[tuple[str, int], ...], Graph]:
+        return {}
 
     def params(self, candidate: Candidate) -> dict[str, Value] | None:
         """A setting that means `candidate` where every layer of a knob agrees, else None.
@@ -292,7 +248,7 @@ class Space:
                 value = str(getattr(candidate, knob.kind))
             elif knob.kind == "bits" and not candidate.bits:
                 value = max(knob.choices)  # whatever it says, the weights are floats
-            elif knob.kind in _LATER and value not in knob.choices:
+            elif knob.kind in _OPTIONAL and value not in knob.choices:
                 value = knob.choices[0]  # may decide nothing here, which is seen below
             if value not in knob.choices:
                 return None
@@ -327,8 +283,10 @@ class Space:
         """The candidate's graph without weights: its exact costs, before any training."""
         known = self._known_shapes.get(candidate.network_key)
         if known is None:
-            narrowed = narrow(self.graph, candidate.widths)
-            known = with_encodings(narrowed, candidate.bits, candidate.kept, candidate.precision)
+            narrowed = self._narrowed(candidate.widths)
+            split = factorize_shapes(narrowed, candidate.ranks, candidate.factors or "channel")
+            bits, kept = candidate.layer_bits, candidate.layer_kept
+            known = with_encodings(split, bits, kept, candidate.precision)
             if len(self._known_shapes) >= MAX_KNOWN_SHAPES:
                 self._known_shapes.clear()
             self._known_shapes[candidate.network_key] = known
@@ -339,10 +297,12 @@ class Space:
         return {}
 
 
-# Fields that came after studies were stored: left out where they say nothing, so keys stay.
-_LATER = ("method", "ranges", "distillation")
+# Kinds of knobs that may decide nothing for a candidate.
+_OPTIONAL = ("method", "ranges", "distillation", "factors")
 _NEUTRAL: Mapping[str, Value] = {
     "prune": 0,
+    "low_rank": 0,
+    "factors": "channel",
     "sparsity": 0,
     "bits": 8,
     "method": "ptq",
@@ -352,6 +312,8 @@ _NEUTRAL: Mapping[str, Value] = {
 # The choices of a kind of knob between which no cost is lower.
 _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "prune": lambda choices: [max(choices)],
+    "low_rank": lambda choices: [min(choices), max(choices)],
+    "factors": lambda choices: choices,
     "sparsity": lambda choices: [min(choices), max(choices)],
     "bits": lambda choices: choices,
     "criterion": lambda choices: choices[:1],
@@ -363,7 +325,12 @@ _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "temperature": lambda choices: choices[:1],
     "target": lambda choices: choices,
 }
-_SECTION: Mapping[str, str] = {"prune": "pruning", "sparsity": "sparsity", "bits": "quantization"}
+_SECTION: Mapping[str, str] = {
+    "prune": "pruning",
+    "low_rank": "low_rank",
+    "sparsity": "sparsity",
+    "bits": "quantization",
+}
 
 
 def _teaching(picked: Mapping[str, Any]) -> dict[str, float]:
@@ -385,7 +352,7 @@ def aligned_width(channels: int, ratio: float, alignment: int) -> int:
 
 
 def layer_knobs(
-    kind: Literal["prune", "sparsity", "bits"],
+    kind: Literal["prune", "low_rank", "sparsity", "bits"],
     granularity: str,
     choices: Sequence[Value],
     layers: Mapping[str, tuple[int, int]],

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from dse.candidate import Candidate
 from dse.problem import Problem
-from dse.space import Candidate
 from dse.trial import COST_METRICS, State, Trial
 
 CURVE = "dse:curve"

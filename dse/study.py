@@ -33,6 +33,7 @@ Schedule = Literal["one-shot", "agp"]
 Precision = Literal["int8", "int16", "float32"]
 Method = Literal["ptq", "qat"]
 RangesChoice = Literal["minmax", "percentile", "mse"]
+Factors = Literal["channel", "spatial"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "int16", "float32")  # narrowest first
 MAX_STEPS = 1000
 T = TypeVar("T")
@@ -187,6 +188,15 @@ class Pruning(_Section):
     skip: Skip = []
 
 
+class LowRank(_Section):
+    """Layers become two of lower rank."""
+
+    granularity: Granularity = "per-layer"
+    ratio: Shares
+    factors: Several[Factors] = ["channel"]
+    skip: Skip = []
+
+
 class Sparsity(_Section):
     """Element-wise magnitude pruning: single weights become zero."""
 
@@ -217,6 +227,7 @@ class SpaceSection(_Section):
     """What may be varied."""
 
     pruning: Pruning | None = None
+    low_rank: LowRank | None = None
     sparsity: Sparsity | None = None
     quantization: Quantization = Quantization()
     distillation: Distillation | None = None
@@ -411,6 +422,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "": StudyFile,
     "space": SpaceSection,
     "pruning": Pruning,
+    "low_rank": LowRank,
     "sparsity": Sparsity,
     "quantization": Quantization,
     "distillation": Distillation,

@@ -146,6 +146,9 @@ def compression_text(trial: Trial) -> str:
     parts = [trial.baseline and f"{trial.baseline} baseline"]
     if widths := candidate.get("widths"):
         parts.append("channels " + " ".join(f"{n}={w}" for n, w in widths.items()))
+    if ranks := candidate.get("ranks"):
+        kind = candidate.get("factors") or "channel"
+        parts.append(f"{kind} rank " + " ".join(f"{n}={r}" for n, r in ranks.items()))
     if kept := candidate.get("kept"):
         shares = sorted(set(kept.values()))
         parts.append("weights kept " + "-".join(f"{100 * s:.0f}" for s in shares) + " %")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from dse.candidate import Candidate
 from dse.evaluate import Evaluation, Interrupted
 from dse.explorer import Explorer
 from dse.graph.ir import Graph
@@ -19,7 +20,6 @@ from dse.launch import Launch, record_of
 from dse.pareto import non_dominated
 from dse.problem import Problem, build_problem
 from dse.rows import StudyRecord
-from dse.space import Candidate
 from dse.stopping import Watch
 from dse.storage import Storage
 from dse.study import parse_study

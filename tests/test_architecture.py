@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("units", "trial"),
     ("filter",),
-    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.channels"),
+    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.channels", "graph.factor"),
     ("graph.interpolation", "graph.softmax"),
     (
         "graph.archive",
@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("targets", "greybox"),
     ("greybox",),
+    ("candidate",),
     ("constraints", "space", "samplers"),
     ("study",),
     ("problem",),

@@ -20,13 +20,13 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dse.candidate import Candidate
 from dse.evaluate import Evaluation, Evaluator
 from dse.firmware.emit import Sources, emit
 from dse.graph import archive, execute
 from dse.graph.ir import Graph
 from dse.graph.trace import trace
 from dse.problem import Problem, build_problem
-from dse.space import Candidate
 from dse.study import Criterion, parse_study
 from dse.targets import find_backend
 from dse.targets.kernels import KernelLibrary
@@ -36,6 +36,7 @@ from tests.test_firmware_emit import symbols
 
 PRUNING: Mapping[str, Any] = {"granularity": "global", "ratio": [0, 0.5]}
 SPARSITY: Mapping[str, Any] = {"granularity": "global", "ratio": [0, 0.75]}
+LOW_RANK: Mapping[str, Any] = {"granularity": "global", "ratio": [0, 0.5]}
 TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
     **{
         f"channels by {criterion}": {"pruning": {**PRUNING, "criterion": criterion}}
@@ -44,6 +45,13 @@ TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
     "channels along a ramp": {"pruning": {**PRUNING, "schedule": "agp"}},
     "elements": {"sparsity": SPARSITY},
     "elements along a ramp": {"pruning": {**PRUNING, "schedule": "agp"}, "sparsity": SPARSITY},
+    "low rank": {"low_rank": LOW_RANK},
+    "low rank, spatial": {"low_rank": {**LOW_RANK, "factors": "spatial"}},
+    "low rank of narrow and sparse layers": {
+        "pruning": {**PRUNING, "ratio": [0, 0.25], "schedule": "agp"},
+        "low_rank": {**LOW_RANK, "ratio": [0, 0.75]},
+        "sparsity": SPARSITY,
+    },
     "weights of few bits": {"quantization": {"granularity": "global", "weight_bits": [8, 4, 2]}},
     "wide activations": {"quantization": {"precision": ["int8", "int16"]}},
     "ranges by percentile": {"quantization": {"ranges": ["minmax", "percentile"]}},

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dse.candidate import Candidate
 from dse.evaluate import Evaluator, Interrupted, wilson_interval
 from dse.graph import execute
-from dse.space import Candidate
+from dse.graph.ir import without_values
+from dse.graph.trace import trace
+from dse.space import Knob, Space
 from dse.workloads import WORKLOADS
 
 TARGET = "nucleo_f446re/native/180MHz"
@@ -56,6 +59,26 @@ def test_the_accuracy_is_what_the_stored_graph_classifies(tmp_path: Path) -> Non
     weight = found.graph.op("fc1").weight  # type: ignore[attr-defined]
     assert weight.kept == round(0.25 * weight.size)
     assert int((weight.values != 0).sum()) <= weight.kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factors", ["channel", "spatial"])
+def test_low_rank_networks_have_the_costs_that_were_computed(tmp_path: Path, factors: str) -> None:
+    graph = without_values(trace(WORKLOAD.network(0), (1, 8, 8), "digits"))
+    knobs = (
+        Knob("prune", "prune", (0, 0.5), ("conv2",)),
+        Knob("low_rank", "low_rank", (0, 0.75), ("conv2", "conv3", "fc1")),
+        Knob("factors", "factors", (factors,)),
+        Knob("sparsity", "sparsity", (0, 0.5), ("fc1",)),
+    )
+    space = Space(graph, knobs, (TARGET,), 2)
+    asked = space.candidate({"prune": 0.5, "low_rank": 0.75, "factors": factors, "sparsity": 0.5})
+    assert set(asked.ranks) == {"conv2", "conv3", "fc1"}
+    found = evaluator(tmp_path).evaluate(asked, "double")
+    assert without_values(found.graph).key == space.shapes(asked).key
+    assert found.trained
+    assert found.accuracy.value is not None
+    assert found.accuracy.value > 0.5
 
 
 @pytest.mark.slow

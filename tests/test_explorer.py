@@ -13,11 +13,11 @@ import pytest
 from torch import nn
 
 from dse import draws
+from dse.candidate import Candidate
 from dse.graph.trace import trace
 from dse.problem import build_problem
 from dse.rejudge import change_limits
 from dse.samplers import SAMPLER_SETTINGS
-from dse.space import Candidate
 from dse.storage import Storage
 from dse.study import change_constraints, parse_study
 from dse.trial import NETWORK_OF, NEVER_MEASURED, State, Trial

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from dse.artifacts import GRAPH
+from dse.candidate import Candidate
 from dse.errors import DseError, StudyError, TargetError
 from dse.graph.archive import from_bytes
 from dse.graph.channels import narrow, with_encodings
 from dse.rescore import NEVER_TRAINED, rescore
-from dse.space import Candidate
 from dse.storage import Storage
 from dse.targets import cost, parse_target
 from dse.trial import COST_METRICS, State, Trial

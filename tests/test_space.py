@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dse
+from dse.candidate import Candidate, float_baseline
 from dse.errors import StudyError
 from dse.graph.channels import channel_groups
 from dse.graph.ir import Graph, without_values
 from dse.graph.trace import trace
-from dse.problem import MIXTURE_SLACK, Problem, build_problem
-from dse.space import Candidate, Knob, Space, aligned_width, float_baseline, layer_knobs
+from dse.problem import Problem, build_problem
+from dse.space import Knob, Space, aligned_width, layer_knobs
 from dse.study import parse_study
 from dse.targets import load_boards
-from dse.trial import COST_METRICS
 from dse.workloads.networks import DigitsNet, LeNet5
 from tests import networks
 
@@ -82,6 +81,12 @@ def spaces(draw: st.DrawFn) -> Space:
         "ratio": some([0, 0.5, 0.9]),
         "skip": draw(st.sampled_from([[], ["fc2"]])),
     }
+    low_rank = {
+        "granularity": draw(st.sampled_from(GRANULARITIES)),
+        "ratio": some([0, 0.3, 0.5, 0.9]),
+        "factors": some(["channel", "spatial"]),
+        "skip": draw(st.sampled_from([[], ["fc2", "conv1"]])),
+    }
     quantization = {
         "granularity": draw(st.sampled_from(GRANULARITIES)),
         "weight_bits": some([2, 4, 5, 8]),
@@ -92,6 +97,7 @@ def spaces(draw: st.DrawFn) -> Space:
     }
     return problem(
         pruning=draw(st.sampled_from([None, pruning])),
+        low_rank=draw(st.sampled_from([None, low_rank])),
         sparsity=draw(st.sampled_from([None, sparsity])),
         quantization=quantization,
         distillation=draw(st.sampled_from([None, {"weight": [0, 0.5], "temperature": [1, 4]}])),
@@ -157,7 +163,7 @@ def test_keys_never_change(key: str) -> None:
 def test_keys_are_the_same_in_every_process(hash_seed: str) -> None:
     candidate = next(c for c in GOLDEN.values() if c.widths)
     code = (
-        "import json, sys; from dse.space import Candidate; "
+        "import json, sys; from dse.candidate import Candidate; "
         "print(Candidate.from_json(json.loads(sys.argv[1])).key)"
     )
     found = subprocess.run(
@@ -239,8 +245,12 @@ def test_what_changes_nothing_is_left_out(
     if not candidate.widths:
         assert candidate.criterion == ""
         assert space.candidate(varied("criterion")).key == candidate.key
-    if not candidate.compressed:
+    if not candidate.ranks:
+        assert candidate.factors == ""
+        assert space.candidate(varied("factors")).key == candidate.key
+    if not candidate.widths and not candidate.kept:
         assert candidate.schedule == ""
+    if not candidate.compressed:
         assert space.candidate(varied("criterion", "schedule")).key == candidate.key
         assert candidate.float_key == float_baseline(candidate.target).float_key
     if candidate.precision == "float32":
@@ -321,10 +331,14 @@ def test_every_candidate_has_shapes(found: tuple[Space, dict[str, Any]]) -> None
     candidate = space.candidate(params)
     shapes = space.shapes(candidate)
     for name, width in candidate.widths.items():
-        assert shapes.tensors[shapes.op(name).output].channels == width
+        last = f"{name}.expand" if name in candidate.ranks else name
+        assert shapes.tensors[shapes.op(last).output].channels == width
+    for name, rank in candidate.ranks.items():
+        assert shapes.tensors[shapes.op(f"{name}.reduce").output].channels == rank
     for op in shapes.weighted:
-        assert op.weight.bits == candidate.bits.get(op.name, 32)
-        kept = candidate.kept.get(op.name, 1.0)
+        layer = op.name.removesuffix(".reduce").removesuffix(".expand")
+        assert op.weight.bits == candidate.bits.get(layer, 32)
+        kept = candidate.kept.get(layer, 1.0)
         assert op.weight.kept == max(1, round(kept * op.weight.size))
     assert shapes.parameters <= space.graph.parameters
 
@@ -415,74 +429,3 @@ def test_walking_a_space_meets_every_setting_once() -> None:
     space = problem(pruning=None, sparsity=None, quantization={"weight_bits": [4, 8]}).space
     walked = list(space.settings())
     assert len(walked) == space.size == len({json.dumps(params) for params in walked})
-
-
-# --- baselines and bounds -----------------------------------------------------------------------
-
-
-@given(spaces())
-def test_the_baselines_have_a_setting_wherever_the_knobs_allow_one(space: Space) -> None:
-    for target in space.targets:
-        for baseline in (space.int8_baseline(target), float_baseline(target)):
-            params = space.params(baseline)
-            wanted: dict[str, Any] = {"prune": 0, "sparsity": 0, "bits": 8}
-            wanted |= {"precision": baseline.precision, "method": "ptq", "ranges": "minmax"}
-            if baseline.precision == "float32":
-                # Whatever these say, the weights are floats.
-                del wanted["bits"], wanted["method"], wanted["ranges"]
-            possible = all(
-                wanted.get(knob.kind, knob.choices[0]) in knob.choices for knob in space.knobs
-            )
-            assert (params is not None) == possible
-            if params is not None:
-                assert space.candidate(params) == baseline
-                assert all(params[knob.name] in knob.choices for knob in space.knobs)
-
-
-def test_a_compressed_candidate_has_no_setting_of_its_own() -> None:
-    space = problem().space
-    pruned = replace(space.int8_baseline(PICO), widths={"conv1": 8}, criterion="l1", schedule="agp")
-    assert space.params(pruned) is None
-
-
-@given(st.sampled_from(GRANULARITIES), st.randoms())
-def test_no_candidate_costs_less_than_the_lowest(granularity: str, source: random.Random) -> None:
-    found = problem(
-        pruning={"granularity": granularity, "ratio": [0, 0.25, 0.5, 0.9]},
-        sparsity={"granularity": granularity, "ratio": [0, 0.5, 0.9]},
-        quantization={"granularity": granularity, "weight_bits": [2, 4, 5, 8]},
-        backends=["native", "native-dsp", "cmsis-nn"],
-    )
-    for _ in range(20):
-        params = found.space.draw(source)
-        if source.random() < 0.5:  # random widths alone never come near
-            params |= {k.name: 0.9 for k in found.space.knobs if k.kind == "prune"}
-        candidate = found.space.candidate(params)
-        costs, lowest = found.cost(candidate).metrics, found.lowest_costs(candidate.target)
-        for name in COST_METRICS:
-            value, least = costs[name].value, lowest[name].value
-            assert value is not None
-            assert least is not None
-            assert value >= least * (1 - MIXTURE_SLACK)
-
-
-def test_corners_are_candidates_of_the_space() -> None:
-    space = problem().space
-    corners = list(space.corners(PICO))
-    assert {corner.target for corner in corners} == {PICO}
-    assert {corner.precision for corner in corners} == {"int8", "float32"}
-    assert len({json.dumps(corner.widths) for corner in corners}) == 1
-    drawn = {space.candidate(params).key for params in _narrowest(space)}
-    assert {corner.key for corner in corners} <= drawn
-
-
-def _narrowest(space: Space) -> list[dict[str, Any]]:
-    """Settings with all ratios at their ends and one bit width everywhere."""
-    found = []
-    for sparsity in (0, 0.9):
-        for bits in (2, 4, 8):
-            for precision in ("int8", "float32"):
-                values = {"prune": 0.9, "sparsity": sparsity, "bits": bits, "precision": precision}
-                values["target"] = PICO
-                found.append({k.name: values.get(k.kind, k.choices[0]) for k in space.knobs})
-    return found

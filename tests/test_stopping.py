@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from dse.space import Candidate
+from dse.candidate import Candidate
 from dse.stopping import CURVE, LEAST_CURVES, STOPPED, Curves, needed_accuracy
 from dse.storage import Storage
 from dse.trial import Metric, MetricName, State, Trial

@@ -1,7 +1,8 @@
-"""Compression of torch networks: channels and weights removed, then fine-tuned."""
+"""Compression of torch networks: channels, ranks and weights removed, then fine-tuned."""
 
 from dse.compress.budget import Budgets, prune_to_budgets
 from dse.compress.distill import Distillation
+from dse.compress.factorize import factorize
 from dse.compress.prune import CRITERIA, FROM_DATA, Importance, prune_channels
 from dse.compress.qat import learn_quantization
 from dse.compress.schedule import SCHEDULES, Compression, Ramp, compress
@@ -18,6 +19,7 @@ __all__ = [
     "Masks",
     "Ramp",
     "compress",
+    "factorize",
     "learn_quantization",
     "magnitude_masks",
     "prune_channels",

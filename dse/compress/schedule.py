@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from dse.compress.factorize import factorize_in_place
 from dse.compress.prune import FROM_DATA, Importance, check_criterion, layer_width, prune_in_place
 from dse.compress.sparsify import Masks, check_densities, magnitude_masks
 from dse.errors import CompressionError, nearest
+from dse.graph.factor import check_method, spread
 from dse.workloads.dataset import Split
 from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
@@ -59,8 +61,10 @@ ONE_SHOT = Ramp(0.0, 0.0, 1)
 class Compression:
     """What is removed: channels kept by group name, density by layer name, criterion and schedule.
 
-    `widths` names the first producer of each group of tied layers; `densities` are kept shares of
-    the weights that are left after channel pruning. Layers that are not named stay whole.
+    `widths` names the first producer of each group of tied layers; `ranks` are those of the layers
+    that become two once all channels are gone, by `factors` (see dse.graph.factor); `densities` are
+    kept shares of the weights that are left then, of both factors of a layer. Layers that are not
+    named stay whole.
     Raises CompressionError for an unknown word or a number out of range.
     """
 
@@ -69,6 +73,8 @@ class Compression:
     criterion: str = "l1"
     schedule: str = "one-shot"
     ramp: Ramp = Ramp()
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    factors: str = "channel"
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion)
@@ -82,13 +88,15 @@ class Compression:
                     f"layer '{name}' cannot keep {width!r} channels; at least 1 is needed"
                 )
         check_densities(self.densities)
+        check_method(self.factors)
+        object.__setattr__(self, "ranks", dict(self.ranks))
         object.__setattr__(self, "widths", dict(self.widths))
         object.__setattr__(self, "densities", dict(self.densities))
 
     def changes(self, model: nn.Module) -> bool:
         """Whether anything is removed from `model`. CompressionError names an unknown layer."""
         narrower = any(layer_width(model, name) != width for name, width in self.widths.items())
-        return narrower or any(density < 1 for density in self.densities.values())
+        return bool(self.ranks) or narrower or any(d < 1 for d in self.densities.values())
 
 
 def compress(
@@ -168,6 +176,13 @@ class _Pruning:
         widths = {name: self._width(name, share) for name in self.full}
         replaced = prune_in_place(model, self.example, widths, self.importance)
         densities = {name: 1 - (1 - d) * share for name, d in self.plan.densities.items()}
+        # A layer is split when it is as narrow as it gets; what its factors keep is decided then.
+        ranks = self.plan.ranks
+        if self.done == self.ramp.updates:
+            replaced |= factorize_in_place(model, ranks, self.plan.factors)
+            densities = spread(densities, ranks)
+        else:
+            densities = {name: d for name, d in densities.items() if name not in ranks}
         self.masks = magnitude_masks(model, densities)
         self.masks.apply(model)
         return replaced

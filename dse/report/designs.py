@@ -290,6 +290,8 @@ def network_parts(trial: Trial) -> list[str]:
         said.append(f"weight bits {_series(list(bits.values()))}")
     if widths:
         said.append(f"channels {_series(list(widths.values()))}")
+    if ranks := candidate.get("ranks"):
+        said.append(f"{candidate.get('factors') or 'channel'} rank {_series(list(ranks.values()))}")
     if kept and min(kept) < 1:
         said.append(f"weights kept {_series([f'{100 * density:.3g}' for density in kept])} %")
     return said + training_parts(candidate)

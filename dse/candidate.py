@@ -1,0 +1,119 @@
+"""What one trial asks for: a compression and a target, in canonical form, with their keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
+
+from dse.graph.factor import spread
+from dse.units import parse_quantity
+
+# Fields that came after studies were stored: left out where they say nothing, so keys stay.
+_LATER = ("method", "ranges", "distillation", "ranks", "factors")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A compression and a target, in canonical form: what changes nothing is left out.
+
+    `widths` are kept output channels by group, `ranks` those of layers that become two by `factors`
+    ('spatial' where that differs from 'channel'), and `kept` kept shares of weights by layer, where
+    something is removed; `bits` are the weight widths of every layer, none when the precision (the
+    type of the activations) is float32; `method` is 'qat' where quantization is trained, `ranges`
+    how activations were calibrated where it was not by min-max, `distillation` the weight and the
+    temperature of a teacher's loss; `target` is 'board/backend/clock'.
+    """
+
+    target: str
+    widths: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, float] = field(default_factory=dict)
+    bits: Mapping[str, int] = field(default_factory=dict)
+    precision: Literal["int8", "int16", "float32"] = "int8"
+    criterion: str = ""
+    schedule: str = ""
+    method: str = ""
+    ranges: str = ""
+    distillation: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    factors: str = ""
+
+    @cached_property
+    def canonical(self) -> str:
+        """The same text on every machine."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the whole candidate."""
+        return digest(self.canonical)
+
+    @cached_property
+    def network_key(self) -> str:
+        """Hash of what decides the network; equal for candidates that differ in the target."""
+        content = {name: value for name, value in self.to_json().items() if name != "target"}
+        return digest(json.dumps(content, sort_keys=True))
+
+    @cached_property
+    def training_key(self) -> str:
+        """Hash of what decides the training; post-training quantization is left out."""
+        return self.network_key if self.method == "qat" else self.float_key
+
+    @cached_property
+    def float_key(self) -> str:
+        """Hash of what decides the float network, from which quantization starts."""
+        skipped = {"target", "bits", "precision", "method", "ranges"}
+        if not self.compressed:  # the baseline has no teacher
+            skipped.add("distillation")
+        content = {name: v for name, v in self.to_json().items() if name not in skipped}
+        return digest(json.dumps(content, sort_keys=True))
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the float network differs from the baseline."""
+        return bool(self.widths or self.kept or self.ranks)
+
+    @cached_property
+    def layer_bits(self) -> Mapping[str, int]:
+        """Weight widths by layer of the network that ships, where low-rank layers are two."""
+        return spread(self.bits, self.ranks)
+
+    @cached_property
+    def layer_kept(self) -> Mapping[str, float]:
+        """Kept shares by layer of the network that ships."""
+        return spread(self.kept, self.ranks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, with the target taken apart."""
+        board, backend, clock = self.target.split("/")
+        hertz = round(parse_quantity(clock.replace("MHz", " MHz"), "hertz"))
+        # Not `asdict`, which copies deeply and takes most of the time that a known candidate costs.
+        content = {
+            item.name: dict(value) if isinstance(value := getattr(self, item.name), dict) else value
+            for item in fields(self)
+        }
+        for name in _LATER:
+            if not content[name]:
+                del content[name]
+        content["target"] = {"board": board, "backend": backend, "clock_hz": hertz}
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Candidate:
+        """The candidate that `to_json` wrote."""
+        target = content["target"]
+        text = f"{target['board']}/{target['backend']}/{target['clock_hz'] / 1e6:g}MHz"
+        return cls(**{**content, "target": text})
+
+
+def digest(text: str) -> str:
+    """A short hash of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def float_baseline(target: str) -> Candidate:
+    """The network as it was trained."""
+    return Candidate(target, precision="float32")
