@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from dse.candidate import Candidate
+from dse.front import front_of
 from dse.problem import Problem
 from dse.rows import StudyRecord
 from dse.storage import Storage
@@ -24,8 +23,7 @@ def change_limits(storage: Storage, record: StudyRecord, problem: Problem, text:
     baseline = next((t.value("accuracy") for t in trials if t.number == 0), None)
     judged = [_judged(trial, problem, baseline) for trial in trials]
     changed = [new for old, new in zip(trials, judged, strict=True) if new != old]
-    front = _front(record, judged)
-    values = np.array([_point(record, t) for t in judged if t.number in front], dtype=np.float64)
+    front, hypervolume = front_of(record, judged)
     definition = {**problem.study.searchable(), "folder": record.definition["folder"]}
     storage.rejudge(
         replace(
@@ -36,7 +34,7 @@ def change_limits(storage: Storage, record: StudyRecord, problem: Problem, text:
         ),
         changed,
         front,
-        record.box.hypervolume(values) if front else 0.0,
+        hypervolume,
     )
     return len(changed)
 
@@ -62,16 +60,3 @@ def _judged(trial: Trial, problem: Problem, baseline: float | None) -> Trial:
         reasons = ("rejected by limits that no longer hold, and so never measured",)
     state = State.INFEASIBLE if reasons else State.COMPLETE
     return replace(trial, state=state, violations=violations, reason="; ".join(reasons))
-
-
-def _front(record: StudyRecord, trials: Sequence[Trial]) -> tuple[int, ...]:
-    eligible = [trial for trial in trials if trial.eligible]
-    if not eligible:
-        return ()
-    points = np.array([_point(record, trial) for trial in eligible], dtype=np.float64)
-    mask = record.box.front(points)
-    return tuple(trial.number for trial, member in zip(eligible, mask, strict=True) if member)
-
-
-def _point(record: StudyRecord, trial: Trial) -> list[float | None]:
-    return [trial.value(name) for name in record.objectives]

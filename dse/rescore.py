@@ -15,11 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dse.artifacts import GRAPH
 from dse.candidate import Candidate
 from dse.errors import StudyError, TargetError
+from dse.front import Front
 from dse.graph.archive import from_bytes
 from dse.graph.channels import with_encodings
 from dse.graph.ir import Graph
@@ -74,10 +73,10 @@ def rescore(
     trials = list(judge.trials(each=bool(targets)))
     new = _record(record, problem, new_name, targets, len(trials))
     storage.create(new)
-    front = _Front(new)
+    front = Front(new)
     for trial in trials:
-        change = front.after(trial)
-        storage.finish(new.name, trial, *change, artifacts=judge.artifacts(trial))
+        members, hypervolume = front.after(trial)
+        storage.finish(new.name, trial, members, hypervolume, judge.artifacts(trial))
     return Rescored(
         new.name,
         len(trials),
@@ -317,26 +316,3 @@ class _Judge:
         )
         violations = {**trial.violations, NEVER_TRAINED: 1.0}
         return replace(trial, state=State.INFEASIBLE, reason=why, violations=violations)
-
-
-class _Front:
-    """The front of the new study as its trials come in."""
-
-    def __init__(self, record: StudyRecord) -> None:
-        self.record = record
-        self.members: tuple[int, ...] = ()
-        self._points = np.zeros((0, len(record.objectives)))
-
-    def after(self, trial: Trial) -> tuple[tuple[int, ...] | None, float | None]:
-        """Members and hypervolume where the trial changes them, else None twice."""
-        if not trial.eligible:
-            return None, None
-        row = [[trial.value(name) for name in self.record.objectives]]
-        points = np.vstack([self._points, np.array(row, dtype=np.float64)])
-        kept = self.record.box.front(points)
-        if not kept[-1]:
-            return None, None
-        numbers = (*self.members, trial.number)
-        self.members = tuple(n for n, keep in zip(numbers, kept, strict=True) if keep)
-        self._points = points[kept]
-        return self.members, self.record.box.hypervolume(points)
