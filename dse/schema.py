@@ -15,11 +15,8 @@ from dse.errors import StorageError
 from dse.trial import METRICS
 
 VERSION_TABLE = "dse_schema_version"
-REVISIONS = (
-    "0001",
-    "0002",
-    "0003",
-)  # oldest first; the last one is what this code reads and writes
+# Oldest first; the last one is what this code reads and writes.
+REVISIONS = ("0001", "0002", "0003", "0004")
 
 
 def metric_columns(prefix: str) -> tuple[str, str, str, str, str]:
@@ -132,6 +129,8 @@ artifacts = sa.Table(
     sa.Column("sha256", sa.String(64), primary_key=True),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("blob", sa.LargeBinary, nullable=False),
+    # The URL of the store that has the bytes, where the database has not.
+    sa.Column("store", sa.Text),
 )
 trial_artifacts = sa.Table(
     "dse_trial_artifacts",

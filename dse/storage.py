@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from dse import leases, optuna_tables, rows, schema, summaries
-from dse.artifacts import GRAPH, get_artifact, same_network
+from dse.artifact_store import asked_store
+from dse.artifacts import GRAPH, get_artifact, list_artifacts, same_network
 from dse.database import UnreachableError, make_engine, parse_url, sentences, shown, sqlite_path
 from dse.errors import StorageError, nearest
 from dse.leases import Worker
@@ -44,11 +45,19 @@ class Storage:
 
     Opening upgrades the tables of an older dse and refuses those of a newer one; a file that does
     not exist yet is made by `create`. Any number of processes may read. Writers of a study take
-    turns; what they do is tried again for `patience_s` while a server is away.
+    turns; what they do is tried again for `patience_s` while a server is away. `artifacts` is the
+    URL of a store for them (dse.artifact_store), instead of the environment's or the database.
     """
 
-    def __init__(self, url: str, *, readonly: bool = False, patience_s: float = PATIENCE_S) -> None:
-        self.url = parse_url(url)
+    def __init__(
+        self,
+        url: str,
+        *,
+        readonly: bool = False,
+        patience_s: float = PATIENCE_S,
+        artifacts: str | None = None,
+    ) -> None:
+        self.url, self._store = parse_url(url), asked_store(artifacts)
         self.readonly, self.patience_s = readonly, patience_s
         self._studies: dict[str, StudyKeys] = {}
         path = sqlite_path(self.url)
@@ -323,6 +332,11 @@ class Storage:
             own = schema.evaluations.c.number == number
             return get_artifact(connection, study_id, kind, own)
 
+    def artifacts(self, name: str) -> dict[int, dict[str, str]]:
+        """SHA-256 of the artifacts by kind, by the trial's number."""
+        with self._read() as connection:
+            return list_artifacts(connection, self._study(connection, name).study_id)
+
     def network(self, name: str, number: int) -> bytes | None:
         """The archive of a trial's network, which another trial may have trained."""
         with self._read() as connection:
@@ -358,6 +372,11 @@ class Storage:
         self._check_file()
         with sentences(self.url), self._engine.connect() as connection:
             yield connection
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """One transaction for a repair of what no turn can reach; what is known is read anew."""
+        self._studies.clear()
+        return self._write()
 
     @contextmanager
     def _write(self, *, create: bool = False) -> Iterator[Connection]:
@@ -416,7 +435,7 @@ class Storage:
         self, connection: Connection, study: StudyKeys, worker_id: int | None = None
     ) -> Turn:
         """A turn at a study: writers of one study take turns."""
-        turn = Turn(connection, study, worker_id)
+        turn = Turn(connection, study, worker_id, self._store)
         if not optuna_tables.exists(connection, study):
             raise StorageError(
                 f"study '{study.name}' was deleted or renamed in Optuna's tables of "

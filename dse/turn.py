@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dse import leases, optuna_tables, rows, schema
-from dse.artifacts import put_artifact
+from dse.artifacts import list_artifacts, put_artifact, unlink
 from dse.errors import StorageError
 from dse.leases import Worker
 from dse.optuna_tables import StudyKeys, insert_one
@@ -31,9 +31,14 @@ class Turn:
     """
 
     def __init__(
-        self, connection: Connection, study: StudyKeys, worker_id: int | None = None
+        self,
+        connection: Connection,
+        study: StudyKeys,
+        worker_id: int | None = None,
+        store: str | None = None,
     ) -> None:
         self._connection, self._study, self.worker_id = connection, study, worker_id
+        self._store = store  # where artifacts go, None for the database
         studies = schema.studies
         chosen = sa.select(studies.c.revision).where(studies.c.study_id == study.study_id)
         if connection.dialect.name != "sqlite":  # which has one writer anyway
@@ -131,7 +136,7 @@ class Turn:
         if front is not None and hypervolume is not None:
             self.put_front(trial.number, front, hypervolume)
         for kind, blob in (artifacts or {}).items():
-            put_artifact(self._connection, evaluation_id, kind, blob)
+            put_artifact(self._connection, evaluation_id, kind, blob, self._store)
 
     def put_front(self, number: int, members: Sequence[int], hypervolume: float) -> None:
         """Store the front as it is now.
@@ -218,7 +223,39 @@ class Turn:
                 sa.update(evaluations).where(self._this(number)).values(**changes)
             )
         for kind, blob in (artifacts or {}).items():
-            put_artifact(self._connection, int(found), kind, blob)
+            put_artifact(self._connection, int(found), kind, blob, self._store)
+
+    # --- repairs ------------------------------------------------------------------------------
+
+    def artifacts(self, number: int) -> dict[str, str]:
+        """SHA-256 of a trial's artifacts by kind."""
+        return list_artifacts(self._connection, self._study.study_id, number).get(number, {})
+
+    def unlink(self, number: int, kind: str) -> None:
+        """Take an artifact off a trial that cannot be read any more."""
+        chosen = sa.select(schema.evaluations.c.evaluation_id).where(self._this(number))
+        unlink(self._connection, self._connection.execute(chosen).scalar_one(), kind)
+
+    def insert(self, trial: Trial) -> int:
+        """Store a trial that is not there, whatever the last number is; its evaluation_id."""
+        trial_id = optuna_tables.insert(self._connection, self._study, trial)
+        row = rows.evaluation_row(trial, self._study.study_id, trial_id)
+        return insert_one(self._connection, schema.evaluations, row | {"revision": self._change()})
+
+    def rewrite_optuna(self, number: int) -> None:
+        """Write Optuna's rows of a stored trial anew from ours."""
+        (trial,) = self._trials(schema.evaluations.c.number == number)
+        columns, trials = schema.evaluations.c, optuna_tables.trials.c
+        trial_id = self._connection.execute(
+            sa.select(columns.optuna_trial_id)
+            .join(optuna_tables.trials, trials.trial_id == columns.optuna_trial_id)
+            .where(self._this(number), trials.study_id == self._study.optuna_study_id)
+        ).scalar()
+        if trial_id is not None:
+            optuna_tables.replace(self._connection, trial_id, self._study, trial, same_params=False)
+            return
+        trial_id = optuna_tables.insert(self._connection, self._study, trial)
+        self.amend(number, {"optuna_trial_id": trial_id})
 
     # --- workers ------------------------------------------------------------------------------
 
@@ -245,9 +282,7 @@ class Turn:
         ).scalar()
         if state is None:
             self._check_next(trial.number)
-            trial_id = optuna_tables.insert(self._connection, self._study, trial)
-            row = rows.evaluation_row(trial, self._study.study_id, trial_id)
-            return insert_one(self._connection, evaluations, row | {"revision": self._change()})
+            return self.insert(trial)
         if State(state).finished:
             raise StorageError(
                 f"trial {trial.number} is finished already ({state}); it is kept as it is"
