@@ -23,7 +23,8 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[dev,browse,dashboard,firmware,postgresql,tflite,vela]'
+	$(PIP) install -q -c constraints.txt \
+		-e '.[dev,artifacts,browse,dashboard,firmware,postgresql,tflite,vela]'
 	@touch $(VENV)/.base $@
 
 quickstart: $(VENV)/.base

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dse import deciding_commands, rescore_command, target_commands
+from dse import database_commands, deciding_commands, rescore_command, target_commands
 from dse.errors import DseError, StudyError
 from dse.options import (
     BoardsOption,
@@ -156,7 +156,7 @@ def resume(
     with Storage(url) as opened:
         record = opened.study(study_name or name or _only(opened, url))
         given = text is not None and study is not None
-        folder = Path(study).parent if given and study else Path(record.definition["folder"])
+        folder = Path(study).parent if given and study else record.folder
         source = str(study) if given else f"study '{record.name}'"
         launch = prepare(text if text is not None else record.study_file, source, folder, boards)
         check_same(record, launch)
@@ -369,17 +369,7 @@ def export(
 target_commands.register(app)
 rescore_command.register(app)
 deciding_commands.register(app)
-
-
-@app.command()
-def doctor(storage: StorageOption = None, as_json: JsonOption = False) -> None:
-    """Check the installation, data, cache and database; says what to do about what is missing."""
-    from dse.doctor import checks
-
-    rows = [found.row() for found in checks(_url(storage) if storage else None)]
-    show(rows, ["what", "state", "found", "what_to_do"], "json" if as_json else "table")
-    if any(row["state"] == "broken" for row in rows):
-        raise typer.Exit(1)
+database_commands.register(app)
 
 
 # --- shared by the verbs ------------------------------------------------------------------------

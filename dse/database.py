@@ -135,12 +135,8 @@ def _sqlite_engine(url: URL, path: Path, readonly: bool) -> Engine:
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
         pragmas = ["journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"]
     else:
-        # Quoted, or a '?' or '%' in the name would end or change it.
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-        if _cannot_share(path):
-            uri += "&immutable=1"
         engine = sa.create_engine(
-            URL.create("sqlite", database=uri, query={"uri": "true"}),
+            URL.create("sqlite", database=readonly_uri(path), query={"uri": "true"}),
             connect_args={"timeout": BUSY_TIMEOUT_S},
             poolclass=NullPool,  # nothing stays open between two looks
         )
@@ -159,6 +155,13 @@ def _sqlite_engine(url: URL, path: Path, readonly: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def readonly_uri(path: Path) -> str:
+    """What opens a SQLite file without creating, locking or changing anything."""
+    # Quoted, or a '?' or '%' in the name would end or change it.
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    return uri + "&immutable=1" if _cannot_share(path) else uri
 
 
 def _cannot_share(path: Path) -> bool:

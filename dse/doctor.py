@@ -26,16 +26,17 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("ziglang", "ziglang", "pip install 'dse[firmware]' to build designs"),
     ("unicorn", "unicorn", "pip install 'dse[firmware]' to run them on an emulated core"),
     ("tflite", "tflite", "pip install 'dse[tflite]' to write .tflite files"),
+    ("fsspec", "fsspec", "pip install 'dse[artifacts]' to keep networks outside the database"),
     ("psycopg", "psycopg", "pip install 'dse[postgresql]' to share a study between machines"),
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: ok, missing (optional), or broken."""
+    """One thing looked at: ok, missing (optional), broken, or a harmless note."""
 
     what: str
-    state: Literal["ok", "missing", "broken"]
+    state: Literal["ok", "missing", "broken", "note"]
     found: str
     what_to_do: str = ""
 
@@ -44,8 +45,8 @@ class Check:
         return asdict(self)
 
 
-def checks(storage: str | None) -> Iterator[Check]:
-    """Python, packages, cache, data, boards, and the database when one is named."""
+def checks() -> Iterator[Check]:
+    """Python, packages, cache, data and boards."""
     good = sys.version_info >= (3, 11)
     yield Check(
         "python", "ok" if good else "broken", platform.python_version(), "" if good else "3.11+"
@@ -55,8 +56,6 @@ def checks(storage: str | None) -> Iterator[Check]:
     yield _cache()
     yield from _data()
     yield _boards()
-    if storage is not None:
-        yield _database(storage)
 
 
 def _package(name: str, module: str, install: str) -> Check:
@@ -106,7 +105,9 @@ def _boards() -> Check:
         return Check("boards", "broken", str(error))
 
 
-def _database(url: str) -> Check:
+def database_check(url: str) -> Check:
+    """Whether a database opens, and what it holds."""
+    from dse.database import parse_url, shown
     from dse.storage import Storage
     from dse.trial import State
 
@@ -117,4 +118,9 @@ def _database(url: str) -> Check:
         return Check("database", "broken", str(error))
     running = sum(study.counts.get(State.RUNNING, 0) for study in studies)
     hint = "'dse resume' does the trials again that were running" if running else ""
-    return Check("database", "ok", f"{url}: {len(studies)} studies, {running} running trials", hint)
+    return Check(
+        "database",
+        "ok",
+        f"{shown(parse_url(url))}: {len(studies)} studies, {running} running trials",
+        hint,
+    )

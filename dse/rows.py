@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dse import schema
@@ -89,6 +90,21 @@ class StudyRecord:
             )
         if self.n_trials < 1:
             raise StorageError(f"a study needs at least one trial; found {self.n_trials}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the study file lay, and with it the modules that it names.
+
+        Raises StorageError for a study with modules of its own that came from another database:
+        no database says from which folder of this machine code is run.
+        """
+        found = self.definition.get("folder")
+        if not found and isinstance(self.definition.get("workload"), Mapping):
+            raise StorageError(
+                f"study '{self.name}' was imported, and its network and data are code; give its "
+                "study file, which lies beside them, instead of its name"
+            )
+        return Path(found or ".")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ With them, neither the data set nor its files have to be where the database is.
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,5 +41,5 @@ def find_samples(storage: Storage, record: StudyRecord, count: int) -> Split:
         if count <= len(kept):
             return Split(kept.inputs[:count], kept.labels[:count])
     study = parse_study(record.study_file, f"study '{record.name}'")
-    workload = workload_of(study, Path(record.definition["folder"]))
+    workload = workload_of(study, record.folder)
     return workload.load().test.take(count)

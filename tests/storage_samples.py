@@ -183,10 +183,13 @@ def optuna_state(trial: Trial) -> TrialState:
 
 
 def check_optuna_agrees(
-    storage: Storage, trials: list[Trial], knobs: dict[str, BaseDistribution] = KNOBS
+    storage: Storage,
+    trials: list[Trial],
+    knobs: dict[str, BaseDistribution] = KNOBS,
+    name: str | None = None,
 ) -> None:
     """Optuna reads the same numbers, states, params, values, constraints and attributes."""
-    study = optuna_study(storage, storage.studies()[0].name)
+    study = optuna_study(storage, name or storage.studies()[0].name)
     assert study.metric_names == [METRICS[name].column for name in OBJECTIVES]
     assert [found.number for found in study.trials] == [trial.number for trial in trials]
     for found, trial in zip(study.trials, trials, strict=True):

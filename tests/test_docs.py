@@ -122,8 +122,8 @@ def commands() -> dict[str, Any]:
 
 def mentioned(path: Path) -> set[str]:
     """Verbs in code: `dse VERB` in a line, or a line of a block that begins with it."""
-    inline = re.findall(r"`dse ([a-z]+)[^`]*`", path.read_text(encoding="utf-8"))
-    return {*inline, *re.findall(r"(?m)^(?:\$ )?dse ([a-z]+)", "\n".join(blocks(path)))}
+    inline = re.findall(r"`dse ([a-z-]+)[^`]*`", path.read_text(encoding="utf-8"))
+    return {*inline, *re.findall(r"(?m)^(?:\$ )?dse ([a-z-]+)", "\n".join(blocks(path)))}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
