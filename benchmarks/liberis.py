@@ -3,24 +3,29 @@
 Every way meets the same budgets of peak memory, size and multiply-accumulates (shares of the whole
 network's), starts from the same trained network, sees the same epochs of fine-tuning, and is
 measured exactly on test data. Fixed widths are reached along the cubic ramp of gradual pruning
-(arXiv 1710.01878) by L1 norms, which is stronger than at once. The method is that of Liberis &
-Lane, arXiv 2110.08350.
+(arXiv 1710.01878) by L1 norms, which is stronger than at once. After Liberis & Lane, arXiv
+2110.08350. What was measured is kept beside the report, so an interrupted run goes on.
 
     python benchmarks/liberis.py
-    python benchmarks/liberis.py --workload lenet5-fashion-mnist --seeds 0 --recipe epochs=4
+    python benchmarks/liberis.py --workloads digits --seeds 0
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import torch
+from liberis_report import key_of, write_report
 from torch import Tensor, nn
 
 from dse.compress import Budgets, Compression, compress, prune_to_budgets
@@ -35,8 +40,25 @@ from dse.space import aligned_width
 from dse.workloads import Dataset, Recipe, find_workload, float_accuracy, train
 
 CALIBRATION_SAMPLES = 1024
-# Shares of peak memory, size and MACs.
-TRIPLES = ((0.5, 0.2, 0.2), (0.4, 0.1, 0.1), (0.25, 0.04, 0.04))
+# Shares of peak memory, size and MACs: a board short of RAM, of flash, and of time.
+TRIPLES = ((0.25, 0.3, 0.3), (0.6, 0.05, 0.3), (0.6, 0.3, 0.05))
+# How far all three go at once before a point is lost.
+SWEEP: Mapping[str, Sequence[Sequence[float]]] = {
+    "digits": ((0.3, 0.2, 0.2), (0.2, 0.1, 0.1)),
+    "lenet5-mnist": ((0.2, 0.05, 0.1), (0.15, 0.02, 0.05)),
+    "har": ((0.4, 0.1, 0.1), (0.3, 0.05, 0.05)),
+}
+# Short trainings, the same for every method.
+RECIPES: Mapping[str, Mapping[str, int]] = {
+    "digits": {"epochs": 15, "fine_tune_epochs": 15},
+    "lenet5-mnist": {
+        "epochs": 2,
+        "train_samples": 15_000,
+        "fine_tune_epochs": 2,
+        "fine_tune_samples": 6_000,
+    },
+    "har": {"epochs": 4, "fine_tune_epochs": 3},
+}
 METHODS = ("differentiable", "uniform", "random", "l1 global")
 Widths = dict[str, int]
 
@@ -58,10 +80,10 @@ class Start:
         return execute.accuracy(integer, self.data.test.inputs, self.data.test.labels)
 
 
-def prepare(name: str, changes: dict[str, float | int], seed: int) -> Start:
+def prepare(name: str, seed: int) -> Start:
     """Train a workload's network."""
     workload = find_workload(name)
-    recipe, data = workload.recipe.with_changes(changes), workload.load()
+    recipe, data = workload.recipe.with_changes(RECIPES[name]), workload.load()
     model = workload.network(seed)
     samples = data.train.take(recipe.train_samples)
     train(
@@ -70,7 +92,7 @@ def prepare(name: str, changes: dict[str, float | int], seed: int) -> Start:
     return Start(model, trace(model, data.sample_shape), data, recipe, seed)
 
 
-def budgets_of(graph: Graph, shares: tuple[float, float, float]) -> Budgets:
+def budgets_of(graph: Graph, shares: Sequence[float]) -> Budgets:
     """Shares of what the whole network needs."""
     whole = needs(graph)
     peak, size, macs = shares
@@ -152,30 +174,65 @@ def plain_seconds(start: Start) -> float:
     return log.seconds
 
 
-def compare(start: Start, methods: Sequence[str]) -> None:
-    """Print one line a triple of budgets and a method."""
-    plain = plain_seconds(start)
-    whole, test = needs(start.graph), start.data.test
-    print(
-        f"seed {start.seed}: float32 {100 * float_accuracy(start.model, test):.2f} %, {whole}, "
-        f"plain fine-tuning {plain:.1f} s"
-    )
-    for shares in TRIPLES:
-        budgets = budgets_of(start.graph, shares)
-        print("peak, size, MACs at most " + ", ".join(f"{100 * s:g} %" for s in shares))
+def whole_network(start: Start) -> dict[str, Any]:
+    """What the unpruned network can, needs, and takes to be trained on."""
+    return {
+        "float32": float_accuracy(start.model, start.data.test),
+        "int8": start.accuracy(start.graph),
+        "plain_s": plain_seconds(start),
+        **asdict(needs(start.graph)),
+    }
+
+
+def measured(start: Start, method: str, shares: Sequence[float]) -> dict[str, Any]:
+    """One network that meets the budgets; how long it took, in plain fine-tunings beside it."""
+    budgets = budgets_of(start.graph, shares)
+    began = time.perf_counter()
+    model = pruned(start, method, budgets)
+    seconds = time.perf_counter() - began
+    graph = trace(model, start.data.sample_shape)
+    if not budgets.met(found := needs(graph)):
+        raise SystemExit(f"{method} needs {found}, more than {budgets}")
+    return {
+        "int8": start.accuracy(graph),
+        "seconds": round(seconds, 2),
+        "widths": "/".join(str(op.weight.shape[0]) for op in graph.weighted),
+        **asdict(found),
+    }
+
+
+def jobs(name: str, methods: Sequence[str], seed: int) -> Iterator[tuple[str, Sequence[float]]]:
+    """Method and shares of everything that is measured of a network with a seed."""
+    for triple in TRIPLES:
         for method in methods:
-            began = time.perf_counter()
-            model = pruned(start, method, budgets)
-            ratio = (time.perf_counter() - began) / plain
-            graph = trace(model, start.data.sample_shape)
-            assert budgets.met(needs(graph))
-            found = needs(graph)
-            widths = "/".join(str(op.weight.shape[0]) for op in graph.weighted)
-            print(
-                f"  {method:<15}{100 * start.accuracy(graph):>7.2f} %  {ratio:>5.2f} x time  "
-                f"{found.peak_memory_bytes} B, {found.size_bytes} B, {found.macs} MACs  {widths}",
-                flush=True,
-            )
+            yield method, triple
+    if seed == 0:
+        for shares in SWEEP[name]:
+            yield "differentiable", shares
+
+
+def compare(name: str, seed: int, methods: Sequence[str], path: Path) -> None:
+    """Measure what is not known yet of one network and seed."""
+    known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def keep(key: str, found: dict[str, Any]) -> None:
+        known[key] = found
+        print(f"{key}: {found}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+    missing = [
+        (key, method, shares)
+        for method, shares in jobs(name, methods, seed)
+        if (key := key_of(name, seed, method, shares)) not in known
+    ]
+    if not missing:
+        return
+    start = prepare(name, seed)
+    if key_of(name, seed, "whole") not in known:
+        keep(key_of(name, seed, "whole"), whole_network(start))
+    for key, method, shares in missing:
+        keep(key, measured(start, method, shares))
 
 
 def main() -> None:
@@ -183,16 +240,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workload", default="digits")
+    parser.add_argument("--workloads", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--recipe", nargs="+", default=(), metavar="KEY=VALUE")
+    parser.add_argument("--results", type=Path, default=Path("reports/liberis.json"))
+    parser.add_argument("--print-only", action="store_true", help="report what is measured already")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = (item.split("=", 1) for item in options.recipe)
-    changes = {key: int(value) if value.isdigit() else float(value) for key, value in pairs}
-    for seed in options.seeds:
-        compare(prepare(options.workload, changes, seed), options.methods)
+    if not options.print_only:
+        for seed, name in product(options.seeds, options.workloads):
+            compare(name, seed, options.methods, options.results)
+    write_report(options.results, TRIPLES, METHODS)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Quantization: every choice of ranges, and training, with the first and last layer in 8 bits and the
 others in fewer. Distillation: networks pruned to a share of their channels (int8), fine-tuned with
-labels alone and with the baseline as a teacher. Both beside the float network, as it was trained
-and fine-tuned as long as the others.
+labels alone and with the baseline as a teacher. Schedules: channels removed at once, along a ramp,
+and along a ramp with a way back. Patterns: single weights removed, and blocks of them. All beside
+the float network, as it was trained and fine-tuned as long as the others.
 
     python benchmarks/techniques.py
     python benchmarks/techniques.py --workload lenet5-fashion-mnist --recipe epochs=4
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dse.compress import Compression, Distillation, compress, learn_quantization
+from dse.compress import SCHEDULES, Compression, Distillation, compress, learn_quantization
 from dse.graph import execute
+from dse.graph.blocks import PATTERNS
 from dse.graph.channels import channel_groups
 from dse.graph.ir import Graph
 from dse.graph.quantize import quantize
@@ -33,7 +35,8 @@ CALIBRATION_SAMPLES = 1024
 BITS = (8, 4, 3, 2)
 KEPT = (0.5, 0.25, 0.125)
 TEACHERS = ((0.5, 4.0), (0.9, 4.0))
-TECHNIQUES = ("quantization", "distillation")
+DENSITIES = (0.25, 0.1)
+TECHNIQUES = ("quantization", "distillation", "schedules", "patterns")
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,35 @@ def distillation(found: Trained, shares: Sequence[float]) -> None:
         print(f"{share:>4.3g} {cells}", flush=True)
 
 
+def schedules(found: Trained, shares: Sequence[float]) -> None:
+    """One line a share of kept channels: accuracy by schedule."""
+    groups = channel_groups(found.graph)
+    print("kept " + "".join(f"{schedule:>14}" for schedule in SCHEDULES))
+    for share in shares:
+        widths = {group.name: max(1, round(group.channels * share)) for group in groups}
+        plans = [Compression(widths, criterion="l2", schedule=one) for one in SCHEDULES]
+        print(f"{share:>4.3g} " + "".join(f"{compressed(found, p):>14}" for p in plans), flush=True)
+
+
+def patterns(found: Trained, densities: Sequence[float]) -> None:
+    """One line a density: accuracy by pattern, along the ramp."""
+    print("kept " + "".join(f"{pattern:>12}" for pattern in PATTERNS))
+    for density in densities:
+        kept = dict.fromkeys((op.name for op in found.graph.weighted), density)
+        plans = [Compression({}, kept, schedule="agp", pattern=one) for one in PATTERNS]
+        print(
+            f"{density:>4.3g} " + "".join(f"{compressed(found, p):>12}" for p in plans), flush=True
+        )
+
+
+def compressed(found: Trained, plan: Compression) -> str:
+    """Accuracy of the int8 network that a compression leaves."""
+    model = compress(found.model, found.data.train, plan, found.recipe, found.seed)
+    graph = trace(model, found.data.sample_shape)
+    ranges = find_ranges(graph, found.calibration)
+    return found.accuracy(quantize(graph, ranges, None, plan.densities, pattern=plan.pattern))
+
+
 def recipe_changes(given: Sequence[str]) -> dict[str, float | int]:
     """`key=value` pairs as numbers."""
     pairs = (item.split("=", 1) for item in given)
@@ -135,6 +167,7 @@ def main() -> None:
     parser.add_argument("--techniques", nargs="+", choices=TECHNIQUES, default=TECHNIQUES)
     parser.add_argument("--bits", nargs="+", type=int, default=BITS)
     parser.add_argument("--kept", nargs="+", type=float, default=KEPT)
+    parser.add_argument("--densities", nargs="+", type=float, default=DENSITIES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", nargs="+", default=(), metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -144,6 +177,10 @@ def main() -> None:
         quantization(found, options.bits)
     if "distillation" in options.techniques:
         distillation(found, options.kept)
+    if "schedules" in options.techniques:
+        schedules(found, options.kept)
+    if "patterns" in options.techniques:
+        patterns(found, options.densities)
 
 
 if __name__ == "__main__":

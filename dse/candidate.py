@@ -13,7 +13,7 @@ from dse.graph.factor import spread
 from dse.units import parse_quantity
 
 # Fields that came after studies were stored: left out where they say nothing, so keys stay.
-_LATER = ("method", "ranges", "distillation", "ranks", "factors")
+_LATER = ("method", "ranges", "distillation", "ranks", "factors", "pattern", "ramp")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class Candidate:
     something is removed; `bits` are the weight widths of every layer, none when the precision (the
     type of the activations) is float32; `method` is 'qat' where quantization is trained, `ranges`
     how activations were calibrated where it was not by min-max, `distillation` the weight and the
-    temperature of a teacher's loss; `target` is 'board/backend/clock'.
+    temperature of a teacher's loss, `pattern` the blocks in which weights go where they are no
+    single elements, `ramp` the fields of a Ramp where it is not the usual one; `target` is
+    'board/backend/clock'.
     """
 
     target: str
@@ -40,6 +42,8 @@ class Candidate:
     distillation: Mapping[str, float] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     factors: str = ""
+    pattern: str = ""
+    ramp: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def canonical(self) -> str:

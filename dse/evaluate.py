@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from dse.candidate import Candidate
-from dse.compress import Compression, Distillation, compress, learn_quantization
+from dse.compress import Compression, Distillation, Ramp, compress, learn_quantization
 from dse.errors import WorkloadError
 from dse.graph import archive, execute
-from dse.graph.channels import kept_count
-from dse.graph.ir import Conv2D, FullyConnected, Graph
+from dse.graph.blocks import ELEMENT, kept_elements
+from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, WeightedOp
 from dse.graph.numerics import Rounding
 from dse.graph.quantize import Ranges, quantize
 from dse.graph.ranges import find_ranges
@@ -129,10 +129,11 @@ class Evaluator:
 
     def _finished(self, graph: Graph, candidate: Candidate) -> Graph:
         if candidate.precision == "float32":
-            return _with_kept(graph, candidate.layer_kept)
+            return _with_kept(graph, candidate.layer_kept, candidate.pattern or ELEMENT)
         ranges = self._ranges(graph, candidate)
         bits, kept = candidate.layer_bits, candidate.layer_kept
-        return quantize(graph, ranges, bits, kept, candidate.precision)
+        pattern = candidate.pattern or ELEMENT
+        return quantize(graph, ranges, bits, kept, candidate.precision, pattern)
 
     def _ranges(self, graph: Graph, candidate: Candidate) -> Ranges:
         key = candidate.float_key, candidate.ranges or "minmax"
@@ -189,6 +190,8 @@ class Evaluator:
             candidate.schedule or "one-shot",
             ranks=candidate.ranks,
             factors=candidate.factors or "channel",
+            pattern=candidate.pattern or ELEMENT,
+            ramp=Ramp(**candidate.ramp) if candidate.ramp else Ramp(),
         )
         baseline = self.baseline()
         self._trainings += candidate.compressed
@@ -253,12 +256,15 @@ def wilson_interval(share: float, samples: int) -> tuple[float, float]:
     return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
-def _with_kept(graph: Graph, kept: Mapping[str, float]) -> Graph:
+def _with_kept(graph: Graph, kept: Mapping[str, float], pattern: str) -> Graph:
     """A float graph whose weights declare what their masks keep."""
+
+    def declared(op: WeightedOp) -> Op:
+        count = kept_elements(op.weight.shape, kept[op.name], pattern)
+        return replace(op, weight=replace(op.weight, kept=count))
+
     ops = tuple(
-        replace(op, weight=replace(op.weight, kept=kept_count(op.weight.size, kept[op.name])))
-        if isinstance(op, Conv2D | FullyConnected) and op.name in kept
-        else op
+        declared(op) if isinstance(op, Conv2D | FullyConnected) and op.name in kept else op
         for op in graph.ops
     )
     return replace(graph, ops=ops)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ def trial_facts(record: StudyRecord, trial: Trial, form: Format) -> None:
     if trial.test_accuracy is not None:
         rows.append(_metric_row("test accuracy", trial.test_accuracy))
     rows += _proven_rows(trial.proof) if trial.proof else []
+    layers = applied(trial.candidate)
     if form == "json":
-        print(json.dumps(_facts(record, trial) | {"metrics": rows}, indent=2))
+        print(json.dumps(_facts(record, trial) | {"layers": layers, "metrics": rows}, indent=2))
         return
     pretty = {
         key: [format_value(row["metric"].split()[-1], row[key]) for row in rows]
@@ -36,6 +38,24 @@ def trial_facts(record: StudyRecord, trial: Trial, form: Format) -> None:
         if value not in ("", None, {}, 0.0):
             print(f"{key.replace('_', ' '):>20}: {value}")
     show(rows, ["metric", "value", "low", "high", "provenance", "source"], "table", pretty)
+    if layers:
+        show(layers, list(layers[0]), "table", {}, "what was applied, in this order")
+
+
+def applied(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a layer: channels and rank left, share of its weights, bits; None where untouched.
+
+    Tied layers have the channels of the first of them.
+    """
+    columns = {
+        "channels": candidate.get("widths") or {},
+        "rank": candidate.get("ranks") or {},
+        "weights_kept": candidate.get("kept") or {},
+        "weight_bits": candidate.get("bits") or {},
+    }
+    names = dict.fromkeys(name for values in reversed(columns.values()) for name in values)
+    used = {key: values for key, values in columns.items() if values}
+    return [{"layer": n} | {key: values.get(n) for key, values in used.items()} for n in names]
 
 
 def _proven_rows(proof: Proof) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from dse.graph.ir import Graph
 from dse.pareto import Box
 from dse.samplers import GREY_BOX, make_sampler
 from dse.space import Knob, KnobKind, Space, Value, layer_knobs
-from dse.study import PRECISIONS, SpaceSection, StudyFile
+from dse.study import PRECISIONS, RampSection, SpaceSection, StudyFile
 from dse.targets import Cost, Target, cost, find_backend, find_board, load_boards, targets_for
 from dse.trial import COST_METRICS, Metric, MetricName
 from dse.units import format_value
@@ -294,6 +294,10 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
         knobs += layer_knobs("prune", pruning.granularity, pruning.ratio, groups, pruning.skip)
         knobs += _choice("criterion", pruning.criterion)
         knobs += _choice("schedule", pruning.schedule)
+        if pruning.ramp != RampSection():
+            knobs += _choice("start", pruning.ramp.start)
+            knobs += _choice("end", pruning.ramp.end)
+            knobs += _choice("updates", pruning.ramp.updates)
     if section.low_rank is not None:
         rank = section.low_rank
         layers = {op.name: weighted[op.name] for op in graph.weighted if factorizable(op)}
@@ -305,6 +309,8 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
         knobs += layer_knobs(
             "sparsity", sparsity.granularity, sparsity.ratio, weighted, sparsity.skip
         )
+        if sparsity.pattern != ["element"]:
+            knobs += _choice("pattern", sparsity.pattern)
     bits = section.quantization
     if bits.weight_bits != [8]:
         knobs += layer_knobs("bits", bits.granularity, bits.weight_bits, weighted, bits.skip)

@@ -91,9 +91,9 @@ def _features(problem: Problem, params: Params) -> Mapping[str, Sequence[float]]
     return {name: values for name, values in found.items() if values}
 
 
-_CHOICES = ("criterion", "schedule", "precision", "factors")
+_CHOICES = ("criterion", "schedule", "precision", "factors", "pattern")
 # What a candidate means by saying nothing.
-_UNSAID = {"factors": "channel"}
+_UNSAID = {"factors": "channel", "pattern": "element"}
 
 
 def _rank_share(candidate: Candidate, space: Space, layer: str) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dse.candidate import Candidate, digest
 from dse.errors import StudyError, nearest
+from dse.graph.blocks import ELEMENT
 from dse.graph.channels import channel_groups, narrow, with_encodings
 from dse.graph.factor import differs, factorizable, factorize_shapes, matrix_shape, saves
 from dse.graph.ir import Graph
@@ -25,6 +26,10 @@ KnobKind: TypeAlias = Literal[
     "low_rank",
     "factors",
     "sparsity",
+    "pattern",
+    "start",
+    "end",
+    "updates",
     "bits",
     "criterion",
     "schedule",
@@ -148,6 +153,8 @@ class Space:
         picked: dict[str, Any] = {
             "criterion": "l2",
             "schedule": "one-shot",
+            **USUAL_RAMP,
+            "pattern": ELEMENT,
             "factors": "channel",
             "precision": "int8",
             "method": "ptq",
@@ -193,6 +200,8 @@ class Space:
             distillation=_teaching(picked) if taught else {},
             ranks=ranks,
             factors=factors,
+            pattern=picked["pattern"] if kept and picked["pattern"] != ELEMENT else "",
+            ramp=_ramp(picked) if widths or kept else {},
         )
 
     def _widths(self, knob: Knob, ratio: float) -> dict[str, int]:
@@ -286,7 +295,8 @@ class Space:
             narrowed = self._narrowed(candidate.widths)
             split = factorize_shapes(narrowed, candidate.ranks, candidate.factors or "channel")
             bits, kept = candidate.layer_bits, candidate.layer_kept
-            known = with_encodings(split, bits, kept, candidate.precision)
+            pattern = candidate.pattern or ELEMENT
+            known = with_encodings(split, bits, kept, candidate.precision, pattern)
             if len(self._known_shapes) >= MAX_KNOWN_SHAPES:
                 self._known_shapes.clear()
             self._known_shapes[candidate.network_key] = known
@@ -298,12 +308,15 @@ class Space:
 
 
 # Kinds of knobs that may decide nothing for a candidate.
-_OPTIONAL = ("method", "ranges", "distillation", "factors")
+_OPTIONAL = ("method", "ranges", "distillation", "factors", "pattern")
+# The Ramp of dse.compress, which is above this floor; a test holds them equal.
+USUAL_RAMP: Mapping[str, Value] = {"start": 0.0, "end": 0.5, "updates": 8}
 _NEUTRAL: Mapping[str, Value] = {
     "prune": 0,
     "low_rank": 0,
     "factors": "channel",
     "sparsity": 0,
+    "pattern": ELEMENT,
     "bits": 8,
     "method": "ptq",
     "ranges": "minmax",
@@ -315,6 +328,10 @@ _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "low_rank": lambda choices: [min(choices), max(choices)],
     "factors": lambda choices: choices,
     "sparsity": lambda choices: [min(choices), max(choices)],
+    "pattern": lambda choices: choices,
+    "start": lambda choices: choices[:1],
+    "end": lambda choices: choices[:1],
+    "updates": lambda choices: choices[:1],
     "bits": lambda choices: choices,
     "criterion": lambda choices: choices[:1],
     "schedule": lambda choices: choices[:1],
@@ -338,6 +355,16 @@ def _teaching(picked: Mapping[str, Any]) -> dict[str, float]:
         "weight": round(float(picked["distillation"]), 10),
         "temperature": round(float(picked["temperature"]), 10),
     }
+
+
+def _ramp(picked: Mapping[str, Any]) -> dict[str, float]:
+    """What differs from the usual ramp decides only where there is one."""
+    found = {
+        "start": round(float(picked["start"]), 10),
+        "end": round(float(picked["end"]), 10),
+        "updates": int(picked["updates"]),
+    }
+    return found if picked["schedule"] != "one-shot" and found != USUAL_RAMP else {}
 
 
 def aligned_width(channels: int, ratio: float, alignment: int) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,12 +23,16 @@ from pydantic import (
 from dse.constraints import Constraint, parse_constraint
 from dse.errors import StudyError, nearest
 from dse.samplers import SAMPLER_SETTINGS, check_settings
+from dse.study_yaml import parse_yaml, short
 from dse.trial import METRICS, MetricName
 from dse.units import parse_quantity
 
 Granularity = Literal["per-layer", "per-stage", "global"]
 Criterion = Literal["l1", "l2", "bn", "taylor", "apoz", "random"]
-Schedule = Literal["one-shot", "agp"]
+Schedule = Literal["one-shot", "agp", "dynamic"]
+Pattern = Literal[
+    "element", "1x4", "4x1", "2x2", "4x4", "1x4-shared", "4x1-shared", "2x2-shared", "4x4-shared"
+]
 Precision = Literal["int8", "int16", "float32"]
 Method = Literal["ptq", "qat"]
 RangesChoice = Literal["minmax", "percentile", "mse"]
@@ -95,6 +98,12 @@ def _number(value: Any, key: str) -> float:
 def _share(value: float) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"holds {value:g}; allowed: 0 (nothing removed) up to, not including, 1")
+    return value
+
+
+def _part(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"holds {value:g}; allowed: 0 (its beginning) to 1 (its end)")
     return value
 
 
@@ -178,6 +187,23 @@ class _Section(BaseModel):
         return {key: value for key, value in content.items() if value is not None}
 
 
+class RampSection(_Section):
+    """When gradual pruning goes on, in shares of the fine-tuning, and in how many steps."""
+
+    start: Grid[Annotated[float, Field(strict=True), AfterValidator(_part)]] = [0.0]
+    end: Grid[Annotated[float, Field(strict=True), AfterValidator(_part)]] = [0.5]
+    updates: Grid[Annotated[Whole, Field(ge=1, le=1000)]] = [8]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RampSection:
+        if max(self.start) > min(self.end):
+            raise ValueError(
+                f"may start at {max(self.start):g} and end at {min(self.end):g}; every start must "
+                "be at most every end"
+            )
+        return self
+
+
 class Pruning(_Section):
     """Structured pruning: whole output channels are removed."""
 
@@ -185,6 +211,7 @@ class Pruning(_Section):
     ratio: Shares
     criterion: Several[Criterion] = ["l2"]
     schedule: Several[Schedule] = ["one-shot"]
+    ramp: RampSection = RampSection()
     skip: Skip = []
 
 
@@ -198,10 +225,11 @@ class LowRank(_Section):
 
 
 class Sparsity(_Section):
-    """Element-wise magnitude pruning: single weights become zero."""
+    """Magnitude pruning of weights: single ones, or blocks of them, become zero."""
 
     granularity: Granularity = "global"
     ratio: Shares
+    pattern: Several[Pattern] = ["element"]
     skip: Skip = []
 
 
@@ -300,67 +328,44 @@ class StudyFile(_Section):
     verify: Literal["front", "always", "never"] = "never"
     early_stop: bool = False
 
+    @model_validator(mode="after")
+    def _magnitudes_stay_shared(self) -> StudyFile:
+        sparsity, method = self.space.sparsity, self.space.quantization.method
+        shared = [] if sparsity is None else [p for p in sparsity.pattern if p.endswith("-shared")]
+        if shared and "qat" in method:
+            raise ValueError(
+                f"'space.sparsity.pattern' lists {shared[0]} and 'space.quantization.method' qat, "
+                "which trains every weight by itself; leave one out"
+            )
+        return self
+
     def searchable(self) -> Mapping[str, Any]:
         """What a resumed study may not change: workload, training, space, objectives, limits."""
         fixed = self.model_dump(
             mode="json", exclude={"n_trials", "timeout", "storage", "name", "verify", "early_stop"}
         )
         # Keys that came after studies were stored say nothing there; None counts as left out.
-        later = fixed["space"]["quantization"]
-        for key in ("method", "ranges"):
-            if later[key] == Quantization.model_fields[key].default:
-                del later[key]
+        said = fixed["space"]
+        for section, key, unsaid in (
+            ("quantization", "method", ["ptq"]),
+            ("quantization", "ranges", ["minmax"]),
+            ("pruning", "ramp", RampSection().model_dump(mode="json")),
+            ("sparsity", "pattern", ["element"]),
+        ):
+            if said[section] is not None and said[section][key] == unsaid:
+                del said[section][key]
         fixed["constraints"] = [constraint.text for constraint in self.constraints]
         return fixed
 
 
 def parse_study(text: str, source: str) -> StudyFile:
     """The study file in `text`; `source` is how messages call it."""
-    content = _parse_yaml(text, source)
+    content = parse_yaml(text, source)
     try:
         return StudyFile.model_validate(content)
     except ValidationError as error:
         told = " ".join(_first_mistake(error).split())
         raise StudyError(f"{source}: {told}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses keys given twice, and keys that are no text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Build a mapping; what is wrong with a key is told with its line."""
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise StudyError(f"line {line}: key {key!r} is not a text; put it in quotes")
-            if key in seen:
-                raise StudyError(f"line {line}: key '{key}' is given twice; keep one")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 takes 1e-3 for a text, because it has no point; YAML 1.2 and everybody else do not.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _parse_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(text, Loader=_Loader)
-    except StudyError as error:
-        raise StudyError(f"{source}: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise StudyError(f"{source}: line {line} is not YAML ({error.problem})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise StudyError(f"{source}: this is not YAML ({told})") from error
-    if not isinstance(content, dict):
-        found = "is empty" if content is None else f"holds {_short(content)}"
-        raise StudyError(f"{source}: {found}; write a mapping of keys, as 'dse init' does")
-    return content
 
 
 def _first_mistake(error: ValidationError) -> str:
@@ -389,7 +394,7 @@ def _first_mistake(error: ValidationError) -> str:
         words = [word.strip() for word in allowed.split(",")]
         return f"'{where}' is {value!r}; {nearest(str(value), words)}"
     wanted = _WANTED.get(kind, found["msg"].lower()).format(**context)
-    return f"'{where}' is {_short(value)}; allowed: {wanted}"
+    return f"'{where}' is {short(value)}; allowed: {wanted}"
 
 
 # What the kinds of pydantic's mistakes ask for.
@@ -413,15 +418,11 @@ _WANTED: Mapping[str, str] = {
 }
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "": StudyFile,
     "space": SpaceSection,
     "pruning": Pruning,
+    "ramp": RampSection,
     "low_rank": LowRank,
     "sparsity": Sparsity,
     "quantization": Quantization,
@@ -453,7 +454,7 @@ def _differences(path: str, one: Any, other: Any) -> list[str]:
             inner = f"{path}.{key}" if path else str(key)
             lines += _differences(inner, one.get(key), other.get(key))
         return lines
-    return [f"{path} was {_short(one)} and is now {_short(other)}"]
+    return [f"{path} was {short(one)} and is now {short(other)}"]
 
 
 def read_study(path: Path) -> str:
@@ -488,5 +489,5 @@ def override_study(text: str, source: str, **changes: Any) -> str:
     given = {key: value for key, value in changes.items() if value is not None}
     if not given:
         return text
-    content = _parse_yaml(text, source) | given
+    content = parse_yaml(text, source) | given
     return yaml.safe_dump(content, sort_keys=False)

@@ -167,8 +167,12 @@ def compression_text(trial: Trial) -> str:
 
 
 def training_parts(candidate: Mapping[str, Any]) -> list[str]:
-    """How quantization was calibrated or trained, and the teacher, where it is not the default."""
-    parts = [str(candidate["method"])] if candidate.get("method") else []
+    """Blocks, ramp, how quantization was found and the teacher, where it is not the default."""
+    parts = [f"blocks of {candidate['pattern']}"] if candidate.get("pattern") else []
+    if ramp := candidate.get("ramp"):
+        parts.append(f"ramp {ramp['start']:g} to {ramp['end']:g} in {ramp['updates']}")
+    if candidate.get("method"):
+        parts.append(str(candidate["method"]))
     if candidate.get("ranges"):
         parts.append(f"{candidate['ranges']} ranges")
     if teacher := candidate.get("distillation"):

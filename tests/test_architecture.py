@@ -16,7 +16,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("units", "trial"),
     ("filter",),
-    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.channels", "graph.factor"),
+    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.blocks"),
+    ("graph.channels", "graph.factor"),
     ("graph.interpolation", "graph.softmax"),
     (
         "graph.archive",
@@ -30,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("targets", "greybox"),
     ("greybox",),
     ("candidate",),
-    ("constraints", "space", "samplers"),
+    ("constraints", "space", "samplers", "study_yaml"),
     ("study",),
     ("problem",),
     ("draws", "stopping", "search_costs"),

@@ -43,7 +43,19 @@ TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
         for criterion in Criterion.__args__  # type: ignore[attr-defined]
     },
     "channels along a ramp": {"pruning": {**PRUNING, "schedule": "agp"}},
+    "channels that may return": {"pruning": {**PRUNING, "schedule": "dynamic"}},
+    "a ramp of one's own": {
+        "pruning": {**PRUNING, "schedule": "agp", "ramp": {"start": 0.1, "end": 0.9, "updates": 3}}
+    },
     "elements": {"sparsity": SPARSITY},
+    "elements that may return": {
+        "pruning": {**PRUNING, "schedule": "dynamic"},
+        "sparsity": SPARSITY,
+    },
+    **{
+        f"blocks of {pattern}": {"sparsity": {**SPARSITY, "pattern": ["element", pattern]}}
+        for pattern in ("1x4", "4x4", "2x2-shared")
+    },
     "elements along a ramp": {"pruning": {**PRUNING, "schedule": "agp"}, "sparsity": SPARSITY},
     "low rank": {"low_rank": LOW_RANK},
     "low rank, spatial": {"low_rank": {**LOW_RANK, "factors": "spatial"}},

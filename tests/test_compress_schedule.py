@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dse.compress import CRITERIA, SCHEDULES, Compression, Ramp, compress, magnitude_masks
+from dse.compress.schedule import HIDDEN, _Returning
 from dse.errors import CompressionError
 from dse.workloads import Recipe, Split, find_workload, float_accuracy, train_baseline
 
@@ -128,6 +129,50 @@ def test_agp_narrows_step_by_step_and_training_goes_on() -> None:
     assert len(widths) == 10
     assert sorted(set(widths), reverse=True) == [18, 9, 4, 3, 2]
     assert float_accuracy(pruned, split()) > 0.6
+
+
+def test_what_was_removed_may_return_until_the_ramp_ends() -> None:
+    """A channel that is hidden first, and important later, is kept; a weight likewise."""
+    model = network(channels=8)
+    with torch.no_grad():
+        weight(model, "0")[0] *= 1e-2
+        model.get_submodule("1").get_parameter("weight")[0] = 1e-2
+        weight(model, "3")[:, 0] *= 1e-2
+        weight(model, "7")[:, 0] = 1e-4
+    plan = Compression({"0": 1}, {"7": 0.5}, "l1", "dynamic", Ramp(0, 1, 3))
+    pruning = _Returning(model, split(), plan, 0)
+    model.train()
+    assert not pruning(model, 0, 10)  # hidden, not gone
+    assert len(weight(model, "0")) == 8
+    assert pruning.kept["0"][0] == torch.tensor(HIDDEN)
+    assert (pruning.kept["0"] == 1).sum() == 4
+    assert not weight(model, "7")[:, 0].any()
+    with torch.no_grad():  # as if training had made it important
+        weight(model, "0")[0] += 50
+        weight(model, "7")[:, 0] += 50
+    pruning(model, 5, 10)
+    assert pruning.kept["0"][0] == 1
+    assert (pruning.kept["0"] == 1).sum() == 2
+    assert pruning(model, 10, 10)
+    assert len(weight(model, "0")) == 1
+    assert float(weight(model, "0").detach().mean()) > 10
+    assert bool((weight(model, "7")[:, 0] > 10).all())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_gradients_of_hidden_channels_reach_their_weights() -> None:
+    model = network(channels=4)
+    plan = Compression({"0": 1}, {}, "l1", "dynamic", Ramp(0, 1, 2))
+    pruning = _Returning(model, split(), plan, 0)
+    model.train()
+    pruning(model, 0, 10)
+    hidden = [index for index, kept in enumerate(pruning.kept["0"].tolist()) if kept != 1]
+    assert len(hidden) > 0
+    scores = model(split().inputs)
+    torch.nn.functional.cross_entropy(scores, split().labels).backward()  # type: ignore[no-untyped-call]
+    gradient = weight(model, "0").grad
+    assert gradient is not None
+    assert bool((gradient[hidden].abs().sum((1, 2, 3)) > 0).all())
 
 
 def test_stopped_training_still_has_the_asked_size() -> None:

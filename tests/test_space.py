@@ -73,12 +73,14 @@ def spaces(draw: st.DrawFn) -> Space:
         "granularity": draw(st.sampled_from(GRANULARITIES)),
         "ratio": some([0, 0.1, 0.25, 0.5, 0.9]),
         "criterion": some(["l1", "l2", "taylor"]),
-        "schedule": some(["one-shot", "agp"]),
+        "schedule": some(["one-shot", "agp", "dynamic"]),
+        "ramp": draw(st.sampled_from([{}, {"end": [0.5, 0.8], "updates": 4}])),
         "skip": draw(st.sampled_from([[], ["conv1"], ["conv2", "fc1"]])),
     }
     sparsity = {
         "granularity": draw(st.sampled_from(GRANULARITIES)),
         "ratio": some([0, 0.5, 0.9]),
+        "pattern": some(["element", "1x4", "4x4", "2x2"]),
         "skip": draw(st.sampled_from([[], ["fc2"]])),
     }
     low_rank = {
@@ -339,7 +341,10 @@ def test_every_candidate_has_shapes(found: tuple[Space, dict[str, Any]]) -> None
         layer = op.name.removesuffix(".reduce").removesuffix(".expand")
         assert op.weight.bits == candidate.bits.get(layer, 32)
         kept = candidate.kept.get(layer, 1.0)
-        assert op.weight.kept == max(1, round(kept * op.weight.size))
+        if candidate.pattern and kept < 1:
+            assert 0 < op.weight.kept <= op.weight.size
+        else:
+            assert op.weight.kept == max(1, round(kept * op.weight.size))
     assert shapes.parameters <= space.graph.parameters
 
 

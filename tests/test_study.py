@@ -48,12 +48,18 @@ STUDIES = st.fixed_dictionaries(
                     optional={
                         "granularity": GRANULARITY,
                         "criterion": some(["l1", "l2", "bn", "taylor", "apoz", "random"]),
-                        "schedule": some(["one-shot", "agp"]),
+                        "schedule": some(["one-shot", "agp", "dynamic"]),
+                        "ramp": st.just({"start": [0, 0.1], "end": 0.8, "updates": [4, 8]}),
                         "skip": SKIP,
                     },
                 ),
                 "sparsity": st.fixed_dictionaries(
-                    {"ratio": RATIO}, optional={"granularity": GRANULARITY, "skip": SKIP}
+                    {"ratio": RATIO},
+                    optional={
+                        "granularity": GRANULARITY,
+                        "pattern": some(["element", "1x4", "4x4"]),
+                        "skip": SKIP,
+                    },
                 ),
                 "quantization": st.fixed_dictionaries(
                     {},

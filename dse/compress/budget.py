@@ -1,10 +1,10 @@
 """Budgeted pruning: one training finds the widths that meet budgets of memory, size and MACs.
 
 After Liberis & Lane, "Differentiable Neural Network Pruning to Enable Smart Applications on
-Microcontrollers", arXiv 2110.08350; what its text leaves open is decided in
-docs/decisions/0009-budgets.md. Each group of tied layers keeps a learned share of its channels;
-what the network needs is a differentiable function of these shares, and only what is over its
-budget presses on them.
+Microcontrollers", arXiv 2110.08350; docs/decisions/0009-budgets.md says where we do otherwise, and
+why. Gradients tell what each group of tied layers is worth; what the network needs is a
+differentiable function of the widths; and in a few steps the widths become those that lose least
+within what may be needed.
 """
 
 from __future__ import annotations
@@ -17,27 +17,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
+from dse.compress.allocate import best_shares
+from dse.compress.mask_points import mask_points
 from dse.compress.prune import prune_in_place
 from dse.compress.resources import FractionalNeeds, Resources, needs
+from dse.compress.schedule import Ramp
 from dse.errors import CompressionError
 from dse.graph.channels import ChannelGroup, channel_groups, narrow, with_encodings
-from dse.graph.ir import Array, Graph
+from dse.graph.ir import Graph
 from dse.graph.trace import trace
 from dse.space import aligned_width
 from dse.workloads.dataset import Split
 from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
-# Shares of the training: nothing is narrowed before the first; after the second, widths are fixed.
-WARM_UP, FREEZE = 0.05, 0.5
-SHARPNESS = (2.0, 12.0)
-PRESSURE = 1.0
-RATE = 12.0  # how far the fastest share can go in the search, as a logit
-STRIDE = 4  # steps of training for one of the shares
-_START = 2.2  # the sigmoid of it keeps 90 %
-_BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+# Nothing is narrowed before values say something; behind the ramp the network recovers.
+RAMP = Ramp(0.05, 0.5, 8)
 
 
 @dataclass(frozen=True)
@@ -85,11 +81,11 @@ def prune_to_budgets(
 ) -> nn.Module:
     """A copy of `model` that meets the budgets, fine-tuned on `split` (the training split).
 
-    The training is the recipe's fine-tuning; in its first half the widths are found, then channels
-    are removed for good. Widths are multiples of `alignment`, except those of layers that stay
-    whole. A model that meets the budgets is itself returned. Every budget is met, also when
-    `after_epoch` ends the training early. The same for the same seed. Raises CompressionError when
-    the narrowest network is over a budget, GraphError for a model that cannot be traced.
+    The training is the recipe's fine-tuning; in its first half channels are removed step by step.
+    Widths are multiples of `alignment`, except those of layers that stay whole. A model that meets
+    the budgets is itself returned. Every budget is met, also when `after_epoch` ends the training
+    early. The same for the same seed. Raises CompressionError when the narrowest network is over a
+    budget, GraphError for a model that cannot be traced.
     """
     graph = trace(model, split.inputs.shape[1:])
     if budgets.met(needs(graph)):
@@ -110,26 +106,30 @@ def prune_to_budgets(
         after_epoch=after_epoch,
         loss=loss,
     )
-    search.freeze(pruned)
+    search.finish(pruned)
     return pruned.eval()
 
 
 class Search:
-    """The kept shares of all groups: a hook of training that moves, sharpens and freezes them."""
+    """A hook of training: measures what groups of channels are worth, and narrows them in steps."""
 
     def __init__(self, graph: Graph, budgets: Budgets, alignment: int) -> None:
         self.graph, self.budgets, self.alignment = graph, budgets, alignment
         self.groups = channel_groups(graph)
+        self.whole = {group.name: group.channels for group in self.groups}
+        self.narrowest = {n: aligned_width(c, 1.0, alignment) for n, c in self.whole.items()}
+        self.widths = dict(self.whole)
+        self.needed = needs(graph)
         self.fractional = FractionalNeeds(graph, self.groups)
-        self.rho = torch.full((len(self.groups),), _START, requires_grad=True)
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.masks: dict[str, tuple[Tensor, Tensor]] = {}
+        self.done = 0
+        # Multipliers of every channel of every sample in the step under way, and what they gave.
+        self.marks: dict[str, list[Tensor]] = {}
+        self.worth: dict[str, float] = {}
         self.handles: list[Any] = []
-        self.frozen = False
 
     def check_possible(self) -> None:
         """Raise CompressionError when the narrowest network is over a budget."""
-        found = self._needs(self._widths(-math.inf))
+        found = self._needs(self.narrowest)
         for name, limit in self.budgets.limits.items():
             if getattr(found, name) > limit:
                 raise CompressionError(
@@ -138,64 +138,120 @@ class Search:
                 )
 
     def attach(self, model: nn.Module, example: Tensor) -> None:
-        """Mask the outputs of every group's layers, behind their batch normalization."""
+        """Watch the outputs of every group's layers, behind their batch normalization."""
         self.example = example
         self.points = mask_points(model)
-        for index, group in enumerate(self.groups):
+        for group in self.groups:
             for name in group.producers:
                 point = model.get_submodule(self.points[name])
-                self.handles.append(point.register_forward_hook(self._masking(index, group.name)))
+                self.handles.append(point.register_forward_hook(self._watching(group.name)))
 
-    def _masking(self, index: int, name: str) -> Any:
-        def masked(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            if name not in self.masks:
+    def _watching(self, name: str) -> Any:
+        def watched(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            if not (module.training and torch.is_grad_enabled()):
                 return output
-            hard, slope = self.masks[name]
-            share = torch.sigmoid(self.rho[index])
-            mask = hard + (share - share.detach()) * slope
-            return output * mask.view(1, -1, *[1] * (output.dim() - 2))
+            ones = torch.ones(output.shape[:2], requires_grad=True)
+            self.marks.setdefault(name, []).append(ones)
+            return output * ones.view(*output.shape[:2], *[1] * (output.dim() - 2))
 
-        return masked
+        return watched
 
     def __call__(self, model: nn.Module, step: int, total: int) -> bool:
-        """After optimiser step `step`: move the shares, or freeze them."""
-        begin, end = round(WARM_UP * total), round(FREEZE * total)
-        if self.frozen or step < begin:
-            return False
-        if step >= end:
-            return self.freeze(model)
-        if (step - begin) % STRIDE == 0:
-            self._move(max(1, (end - begin) // STRIDE))
-            done = (step - begin) / (end - begin)
-            self._renew(model, SHARPNESS[0] + done * (SHARPNESS[1] - SHARPNESS[0]))
-        return False
+        """After optimiser step `step`: measure, and narrow where the ramp is due."""
+        self._measure()
+        replaced = False
+        for due in RAMP.steps(total)[self.done :]:
+            if step < due:
+                break
+            replaced |= self._narrow(model)
+        return replaced
 
-    def _move(self, moves: int) -> None:
-        """One step of the shares, by the gradients of the task since the last, and the pressure."""
-        task = torch.zeros_like(self.rho) if self.rho.grad is None else self.rho.grad / STRIDE
-        (pressure,) = torch.autograd.grad(self._over(), self.rho)
-        if self.optimizer is None:
-            # Adam moves by about its rate, however large gradients are. It forgets slowly how
-            # strong the pressure was, so that noise of the task moves little where there is none.
-            self.optimizer = torch.optim.Adam([self.rho], RATE / moves, betas=(0.5, 0.999))
-        self.rho.grad = task + PRESSURE * pressure
-        self.optimizer.step()
-        self.rho.grad = None
+    def _measure(self) -> None:
+        """The squared gradients of the multipliers, summed over channels and samples."""
+        for name, marks in self.marks.items():
+            gradients = [mark.grad for mark in marks if mark.grad is not None]
+            if gradients:  # tied layers lose a channel together
+                worth = float(torch.stack(gradients).sum(0).square().sum())
+                self.worth[name] = self.worth.get(name, 0.0) + worth
+        self.marks = {}
 
-    def _over(self) -> Tensor:
-        """How far the network is over its budgets, in budgets; 0 when all are met."""
-        found = self.fractional.at(torch.sigmoid(self.rho))
-        over = [F.relu(found[name] / limit - 1) for name, limit in self.budgets.limits.items()]
-        return torch.stack(over).sum()
+    def finish(self, model: nn.Module) -> None:
+        """Whatever the ramp has not reached, when training was stopped."""
+        while self.done < RAMP.updates:
+            self._narrow(model)
 
     @torch.no_grad()
-    def _renew(self, model: nn.Module, sharpness: float) -> None:
-        for group, share in zip(self.groups, torch.sigmoid(self.rho).tolist(), strict=True):
-            self.masks[group.name] = keep_share(self._importance(model, group), share, sharpness)
+    def _narrow(self, model: nn.Module) -> bool:
+        """One step of the ramp; whether channels were removed."""
+        share = RAMP.share(self.done)
+        self.done += 1
+        limits = {}
+        for name, limit in self.budgets.limits.items():
+            whole = getattr(self.needed, name)
+            limits[name] = limit + max(0, whole - limit) * (1 - share)
+        weights = self._weights()
+        widths = self._fitting(self._shares(limits, weights), limits, weights)
+        removed = {name: width for name, width in widths.items() if width < self.widths[name]}
+        scores = {g.name: self._importance(model, g) for g in self.groups if g.name in removed}
+        self.widths, self.worth = widths, {}
+        if self.done == RAMP.updates:
+            for handle in self.handles:
+                handle.remove()
+        return prune_in_place(model, self.example, removed, scores)
+
+    def _weights(self) -> dict[str, float]:
+        """How much each group matters: the root of its Fisher information, at least a hundredth."""
+        roots = {name: math.sqrt(self.worth.get(name, 0.0)) for name in self.whole}
+        mean = sum(roots.values()) / len(roots)
+        return {name: max(root / mean, 0.01) if mean else 1.0 for name, root in roots.items()}
+
+    def _shares(self, limits: Mapping[str, float], weights: Mapping[str, float]) -> list[float]:
+        names = list(self.whole)
+        low = np.array([self.narrowest[name] / self.whole[name] for name in names])
+        high = np.array([self.widths[name] / self.whole[name] for name in names])
+        found = best_shares(
+            self.fractional, limits, np.array([weights[name] for name in names]), low, high
+        )
+        return [float(share) for share in found]
+
+    def _fitting(
+        self, shares: list[float], limits: Mapping[str, float], weights: Mapping[str, float]
+    ) -> dict[str, int]:
+        """Whole widths within the limits: rounded down, then wider where that saves most."""
+
+        def met(widths: Mapping[str, int]) -> bool:
+            found = self._needs(widths)
+            return all(getattr(found, name) <= limit for name, limit in limits.items())
+
+        def lower(scale: float) -> dict[str, int]:
+            return {
+                name: self._rounded(name, share * scale)
+                for name, share in zip(self.whole, shares, strict=True)
+            }
+
+        # The exact peak may be over the limit by rounding, so all shares shrink until it is met.
+        scale = next((s for s in (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5) if met(lower(s))), 0.0)
+        found, waiting = lower(scale), set(self.whole)
+        while waiting:
+            name = max(waiting, key=lambda one: (weights[one] * self._gain(found, one), one))
+            wider = found | {name: found[name] + self.alignment}
+            if wider[name] <= self.widths[name] and met(wider):
+                found = wider
+            else:
+                waiting.remove(name)
+        return found
+
+    def _rounded(self, name: str, share: float) -> int:
+        steps = math.floor(self.whole[name] * share / self.alignment + 1e-6)
+        return min(self.widths[name], max(self.narrowest[name], steps * self.alignment))
+
+    def _gain(self, widths: Mapping[str, int], name: str) -> float:
+        """By how much 1 / share falls when a group gets one step wider."""
+        return self.whole[name] / widths[name] - self.whole[name] / (widths[name] + self.alignment)
 
     def _importance(self, model: nn.Module, group: ChannelGroup) -> Tensor:
         """|BatchNorm scale| or the L1 norm (C,), over its mean, summed over the group's layers."""
-        total = torch.zeros(group.channels)
+        total = torch.zeros(self.widths[group.name])
         for name in group.producers:
             point = model.get_submodule(self.points[name])
             weight = point.get_parameter("weight").detach().abs()
@@ -203,97 +259,6 @@ class Search:
             total += found / found.mean().clamp(min=1e-12)
         return total
 
-    @torch.no_grad()
-    def freeze(self, model: nn.Module) -> bool:
-        """Round the shares to widths that just meet the budgets, and remove all other channels."""
-        if self.frozen:
-            return False
-        low, high = -40.0, 40.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            met = self.budgets.met(self._needs(self._widths(middle)))
-            low, high = (middle, high) if met else (low, middle)
-        widths = self._filled(self._widths(low))
-        scores = {group.name: self._importance(model, group) for group in self.groups}
-        for handle in self.handles:
-            handle.remove()
-        self.frozen = True
-        return prune_in_place(model, self.example, widths, scores)
-
-    def _filled(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """Wider where budgets leave room: the group that was narrowed most goes first."""
-        whole = {group.name: group.channels for group in self.groups}
-        found, open_groups = {**whole, **widths}, set(widths)
-        while open_groups:
-            name = min(open_groups, key=lambda one: (found[one] / whole[one], one))
-            wider = found | {name: min(whole[name], found[name] + self.alignment)}
-            if self.budgets.met(self._needs(wider)):
-                found = wider
-            else:
-                open_groups.remove(name)
-            if found[name] == whole[name]:
-                open_groups.discard(name)
-        return found
-
-    def _widths(self, shift: float) -> dict[str, int]:
-        """Widths by group with every rho moved by `shift`; what stays whole is left out."""
-        shares = torch.sigmoid(self.rho.detach() + shift).tolist()
-        found = {
-            group.name: aligned_width(group.channels, 1 - share, self.alignment)
-            for group, share in zip(self.groups, shares, strict=True)
-        }
-        return {g.name: found[g.name] for g in self.groups if found[g.name] < g.channels}
-
     def _needs(self, widths: Mapping[str, int]) -> Resources:
-        return needs(with_encodings(narrow(self.graph, widths), {}, {}))
-
-
-def mask_points(model: nn.Module) -> dict[str, str]:
-    """Convolution and linear layers by name, each with the module whose output is to be masked.
-
-    That is the batch normalization behind it, if it alone reads the layer: a mask before it would
-    be shifted away, and its statistics would be those of zeros.
-    """
-    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
-    modules = dict(traced.named_modules())
-    found = {}
-    for node in traced.graph.nodes:
-        if node.op != "call_module" or not isinstance(
-            modules[str(node.target)], nn.Conv1d | nn.Conv2d | nn.Linear
-        ):
-            continue
-        readers = [reader for reader in node.users if reader.op == "call_module"]
-        behind = str(readers[0].target) if len(node.users) == len(readers) == 1 else ""
-        normalized = isinstance(modules.get(behind), _BatchNorm)
-        found[str(node.target)] = behind if normalized else str(node.target)
-    return found
-
-
-@torch.no_grad()
-def keep_share(importance: Tensor, share: float, sharpness: float) -> tuple[Tensor, Tensor]:
-    """A mask (C,) that keeps the `share` of channels of largest `importance` (C,), and its slope.
-
-    The mask is 0 or 1, with at least one 1. The slope (C,) by which a change of the share changes
-    it is that of p = 1 / (1 + (b / B1)^-sharpness) of the importances b, whose mean is `share`: B1
-    is the root, found by bisection, and dp / dshare follows from the implicit function theorem as
-    p (1 - p) over its mean. Importances are constants here.
-    """
-    count = len(importance)
-    kept = min(count, max(1, round(count * share)))
-    hard = torch.zeros(count)
-    hard[torch.argsort(importance, descending=True, stable=True)[:kept]] = 1
-    logs = importance.double().clamp(min=1e-12).log().numpy()
-    soft = soft_mask(logs, share, sharpness)
-    slope = soft * (1 - soft)
-    return hard, torch.from_numpy(slope / max(float(slope.mean()), 1e-12)).float()
-
-
-def soft_mask(logs: Array, share: float, sharpness: float) -> Array:
-    """p (C,) of ln importances, with a mean of `share`."""
-    reach = 40 / sharpness
-    low, high = float(logs.min()) - reach, float(logs.max()) + reach
-    for _ in range(40):
-        middle = (low + high) / 2
-        soft = 1 / (1 + np.exp(-sharpness * (logs - middle)))
-        low, high = (middle, high) if float(soft.mean()) > share else (low, middle)
-    return soft
+        narrower = {name: width for name, width in widths.items() if width < self.whole[name]}
+        return needs(with_encodings(narrow(self.graph, narrower), {}, {}))

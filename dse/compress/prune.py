@@ -8,7 +8,7 @@ loses weights with it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +128,32 @@ def _named_layers(model: nn.Module, widths: Mapping[str, int]) -> dict[str, _Lay
     return {name: layer for name, layer in layers.items() if name in widths}
 
 
+def channel_scores(
+    model: nn.Module, example_input: Tensor, names: Iterable[str], importance: Importance
+) -> dict[str, Tensor]:
+    """Scores (channels,) of the named layers, lower goes first; the model stays as it is."""
+    layers = _named_layers(model, dict.fromkeys(names, 1))
+    training = model.training
+    model.eval()
+    try:
+        return _all_scores(_dependencies(model, example_input), model, layers, importance)
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+
+
+def _all_scores(
+    graph: Any, model: nn.Module, layers: Mapping[str, _Layer], importance: Importance
+) -> dict[str, Tensor]:
+    scorer = _scorer(model, importance)
+    found = {}
+    for name, layer in layers.items():
+        group = _group(graph, layer, range(_channels(layer)))
+        _check_group(graph, model, name, group)
+        found[name] = _scores(name, group, scorer, importance.criterion, _channels(layer))
+    return found
+
+
 def _prune(
     model: nn.Module,
     example_input: Tensor,
@@ -137,18 +163,13 @@ def _prune(
 ) -> None:
     """All scores come from the unpruned network, so the order of the layers does not matter."""
     graph = _dependencies(model, example_input)
-    scores: dict[str, Tensor] = {}
-    scorer = _scorer(model, importance) if isinstance(importance, Importance) else None
-    for name in wanted:
-        group = _group(graph, layers[name], range(_channels(layers[name])))
-        _check_group(graph, model, name, group)
-        if scorer is None:
-            assert not isinstance(importance, Importance)
-            scores[name] = importance[name]
-        else:
-            assert isinstance(importance, Importance)
-            width = _channels(layers[name])
-            scores[name] = _scores(name, group, scorer, importance.criterion, width)
+    named = {name: layers[name] for name in wanted}
+    if isinstance(importance, Importance):
+        scores: Mapping[str, Tensor] = _all_scores(graph, model, named, importance)
+    else:
+        scores = importance
+        for name, layer in named.items():
+            _check_group(graph, model, name, _group(graph, layer, range(_channels(layer))))
     for name, width in wanted.items():
         layer = layers[name]
         if _channels(layer) == width:

@@ -1,15 +1,16 @@
-"""What a choice of widths needs, whatever runs it: exactly, and as a differentiable function."""
+"""What a choice of widths needs, whatever runs it: exactly, and as a function of fractions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from dse.graph.channels import ChannelGroup
-from dse.graph.ir import Concat, Conv2D, FullyConnected, Graph, Op, Reshape, WeightedOp
+from dse.graph.ir import Array, Concat, Conv2D, FullyConnected, Graph, Op, Reshape, WeightedOp
 from dse.graph.plan import plan
 
 BIAS_BYTES = 4
@@ -38,37 +39,60 @@ def needs(graph: Graph) -> Resources:
 class FractionalNeeds:
     """The needs of a graph as functions of the share of channels that each group keeps.
 
-    The order of operators is that of the whole network, found once; the best order of a narrower
-    one may need less memory.
+    All are polynomials of the shares without negative coefficients, of degree two at most, since a
+    layer's weights are its inputs times its outputs; the peak is the largest of one a step of the
+    memory plan. The order of operators is that of the whole network, found once; the best order of
+    a narrower one may need less memory.
     """
 
     graph: Graph
     groups: tuple[ChannelGroup, ...]
 
-    def __post_init__(self) -> None:
-        steps = tuple(step.tensors for step in plan(self.graph, alignment=1).steps)
-        object.__setattr__(self, "held", steps)
-
-    held: tuple[tuple[str, ...], ...] = ()
-
-    def at(self, shares: Tensor) -> dict[str, Tensor]:
-        """The fields of Resources by name, each () with gradients, for kept shares (groups,)."""
+    def at(self, shares: Sequence[float] | Array) -> dict[str, Array]:
+        """The fields of Resources by name, (parts,) each, the largest counts; shares (groups,)."""
         channels = self._channels(shares)
-        size, macs = torch.zeros(()), torch.zeros(())
+        size = macs = 0.0
         for op in self.graph.weighted:
             weights = channels[op.output] * _inputs(op, channels[op.inputs[0]])
-            size = size + weights + BIAS_BYTES * channels[op.output]
-            macs = macs + weights * self._pixels(op.output)
-        steps = [sum(channels[name] * self._pixels(name) for name in one) for one in self.held]
-        peak = torch.stack([torch.as_tensor(step) for step in steps]).max()
-        return {"peak_memory_bytes": peak, "size_bytes": size, "macs": macs}
+            size += weights + BIAS_BYTES * channels[op.output]
+            macs += weights * self._pixels(op.output)
+        held = [sum(channels[name] * self._pixels(name) for name in one) for one in self._held]
+        found = {"peak_memory_bytes": held, "size_bytes": [size], "macs": [macs]}
+        return {name: np.array(parts) for name, parts in found.items()}
+
+    @cached_property
+    def polynomials(self) -> dict[str, tuple[Array, Array, Array]]:
+        """(constant (parts,), linear (parts, groups), quadratic (parts, groups, groups)) by name.
+
+        Found by evaluation: three points decide a polynomial of degree two along a line.
+        """
+        count, zero = len(self.groups), self.at([0.0] * len(self.groups))
+        unit = np.eye(count)
+        ones = [self.at(row) for row in unit]
+        found = {}
+        for name, constant in zero.items():
+            linear = np.zeros((len(constant), count))
+            square = np.zeros((len(constant), count, count))
+            for i in range(count):
+                rise = ones[i][name] - constant
+                square[:, i, i] = (self.at(2 * unit[i])[name] - constant - 2 * rise) / 2
+                linear[:, i] = rise - square[:, i, i]
+                for j in range(i):
+                    both = self.at(unit[i] + unit[j])[name]
+                    square[:, i, j] = both - ones[i][name] - ones[j][name] + constant
+            found[name] = (constant, linear, square)
+        return found
+
+    @cached_property
+    def _held(self) -> tuple[tuple[str, ...], ...]:
+        return tuple(step.tensors for step in plan(self.graph, alignment=1).steps)
 
     def _pixels(self, name: str) -> int:
         return prod(self.graph.tensors[name].shape[:-1])
 
-    def _channels(self, shares: Tensor) -> dict[str, Tensor]:
+    def _channels(self, shares: Sequence[float] | Array) -> Mapping[str, float]:
         made = {
-            name: share * group.channels
+            name: float(share) * group.channels
             for group, share in zip(self.groups, shares, strict=True)
             for name in group.producers
         }
@@ -78,17 +102,17 @@ class FractionalNeeds:
             if isinstance(op, Conv2D | FullyConnected):
                 found[op.output] = made.get(op.name, self._whole(op.output))
             elif isinstance(op, Concat):
-                found[op.output] = torch.stack(sources).sum()
+                found[op.output] = sum(sources)
             elif isinstance(op, Reshape):
                 found[op.output] = self._after_reshape(op, sources[0])
             else:
                 found[op.output] = sources[0]
         return found
 
-    def _whole(self, name: str) -> Tensor:
-        return torch.tensor(float(self.graph.tensors[name].channels))
+    def _whole(self, name: str) -> float:
+        return float(self.graph.tensors[name].channels)
 
-    def _after_reshape(self, op: Op, source: Tensor) -> Tensor:
+    def _after_reshape(self, op: Op, source: float) -> float:
         before, after = self.graph.tensors[op.inputs[0]], self.graph.tensors[op.output]
         if before.channels == after.channels:
             return source
@@ -97,9 +121,9 @@ class FractionalNeeds:
         return self._whole(after.name)  # channels are mixed, so that none of them is in a group
 
 
-def _inputs(op: WeightedOp, channels: Tensor) -> Tensor:
+def _inputs(op: WeightedOp, channels: float) -> float:
     """Weights an output channel."""
     if isinstance(op, FullyConnected):
         return channels
     taps = float(op.kernel[0] * op.kernel[1])
-    return torch.tensor(taps) if op.depthwise else taps * channels / op.groups
+    return taps if op.depthwise else taps * channels / op.groups

@@ -1,4 +1,4 @@
-"""When pruning happens: all at once before fine-tuning, or along a cubic ramp inside it."""
+"""When pruning happens: at once, along a ramp in training, or there with a way back."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dse.compress.factorize import factorize_in_place
-from dse.compress.prune import FROM_DATA, Importance, check_criterion, layer_width, prune_in_place
+from dse.compress.mask_points import mask_points
+from dse.compress.prune import (
+    FROM_DATA,
+    Importance,
+    channel_scores,
+    check_criterion,
+    layer_width,
+    prune_in_place,
+)
 from dse.compress.sparsify import Masks, check_densities, magnitude_masks
 from dse.errors import CompressionError, nearest
+from dse.graph.blocks import ELEMENT, check_pattern
+from dse.graph.channels import channel_groups
 from dse.graph.factor import check_method, spread
+from dse.graph.trace import trace
 from dse.workloads.dataset import Split
 from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
-SCHEDULES = ("one-shot", "agp")
+SCHEDULES = ("one-shot", "agp", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,8 @@ class Ramp:
 
 
 ONE_SHOT = Ramp(0.0, 0.0, 1)
+# Not zero, so that a ReLU behind a hidden channel still knows on which side of zero it is.
+HIDDEN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,8 +78,8 @@ class Compression:
 
     `widths` names the first producer of each group of tied layers; `ranks` are those of the layers
     that become two once all channels are gone, by `factors` (see dse.graph.factor); `densities` are
-    kept shares of the weights that are left then, of both factors of a layer. Layers that are not
-    named stay whole.
+    kept shares of the weights that are left then, of both factors of a layer, in blocks of
+    `pattern` (see dse.graph.blocks). Layers that are not named stay whole.
     Raises CompressionError for an unknown word or a number out of range.
     """
 
@@ -75,9 +90,11 @@ class Compression:
     ramp: Ramp = Ramp()
     ranks: Mapping[str, int] = field(default_factory=dict)
     factors: str = "channel"
+    pattern: str = ELEMENT
 
     def __post_init__(self) -> None:
         check_criterion(self.criterion)
+        check_pattern(self.pattern)
         if self.schedule not in SCHEDULES:
             raise CompressionError(
                 f"unknown schedule '{self.schedule}'; {nearest(self.schedule, SCHEDULES)}"
@@ -121,7 +138,8 @@ def compress(
     if not plan.changes(model):
         return model
     pruned = copy.deepcopy(model)
-    pruning = _Pruning(pruned, split, plan, seed)
+    kind = _Returning if plan.schedule == "dynamic" else _Pruning
+    pruning = kind(pruned, split, plan, seed)
     train(
         pruned,
         split.take(recipe.fine_tune_samples),
@@ -147,7 +165,7 @@ class _Pruning:
 
     def __init__(self, model: nn.Module, split: Split, plan: Compression, seed: int) -> None:
         self.plan = plan
-        self.ramp = plan.ramp if plan.schedule == "agp" else ONE_SHOT
+        self.ramp = ONE_SHOT if plan.schedule == "one-shot" else plan.ramp
         self.example = split.inputs[:1]
         samples = split if plan.criterion in FROM_DATA else None
         self.importance = Importance(plan.criterion, seed, samples)
@@ -171,11 +189,8 @@ class _Pruning:
         self.masks.apply(model)
 
     def _update(self, model: nn.Module) -> bool:
-        share = self.ramp.share(self.done)
-        self.done += 1
-        widths = {name: self._width(name, share) for name in self.full}
+        widths, densities = self._next()
         replaced = prune_in_place(model, self.example, widths, self.importance)
-        densities = {name: 1 - (1 - d) * share for name, d in self.plan.densities.items()}
         # A layer is split when it is as narrow as it gets; what its factors keep is decided then.
         ranks = self.plan.ranks
         if self.done == self.ramp.updates:
@@ -183,11 +198,86 @@ class _Pruning:
             densities = spread(densities, ranks)
         else:
             densities = {name: d for name, d in densities.items() if name not in ranks}
-        self.masks = magnitude_masks(model, densities)
+        self.masks = magnitude_masks(model, densities, self.plan.pattern)
         self.masks.apply(model)
         return replaced
+
+    def _next(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Widths and densities of the next update."""
+        share = self.ramp.share(self.done)
+        self.done += 1
+        densities = {name: 1 - (1 - d) * share for name, d in self.plan.densities.items()}
+        return {name: self._width(name, share) for name in self.full}, densities
 
     def _width(self, name: str, share: float) -> int:
         """Never below the goal; exactly the goal at share 1."""
         full, goal = self.full[name], self.plan.widths[name]
         return goal + math.ceil((full - goal) * (1 - share))
+
+
+class _Returning(_Pruning):
+    """Prunes along the ramp, but only for good at its end: until then, what is removed may return.
+
+    Dynamic pruning with feedback (Lin et al., arXiv 2006.07253): gradients of the pruned network go
+    to the weights of the whole one, from which every update chooses anew.
+    """
+
+    def __init__(self, model: nn.Module, split: Split, plan: Compression, seed: int) -> None:
+        super().__init__(model, split, plan, seed)
+        self.kept: dict[str, Tensor] = {}
+        self.whole: dict[str, Tensor] = {}
+        self.shown: dict[str, Tensor] = {}
+        self.handles: list[Any] = []
+        if plan.widths:
+            points = mask_points(model)
+            for group in channel_groups(trace(model, tuple(split.inputs.shape[1:]))):
+                if group.name in plan.widths:
+                    for layer in group.producers:
+                        point = model.get_submodule(points[layer])
+                        hook = point.register_forward_hook(self._hiding(group.name))
+                        self.handles.append(hook)
+
+    def _hiding(self, name: str) -> Any:
+        def hide(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            if name not in self.kept:
+                return output
+            factors = self.kept[name].view(1, -1, *[1] * (output.dim() - 2))
+            return output + (output * factors - output).detach()
+
+        return hide
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, step: int, total: int) -> bool:
+        for name, shown in self.shown.items():
+            self.whole[name] += model.get_submodule(name).get_parameter("weight") - shown
+        replaced = super().__call__(model, step, total)
+        self.shown = {
+            name: model.get_submodule(name).get_parameter("weight").clone() for name in self.whole
+        }
+        return replaced
+
+    def _update(self, model: nn.Module) -> bool:
+        for name, whole in self.whole.items():
+            model.get_submodule(name).get_parameter("weight").data.copy_(whole)
+        self.whole, self.shown, self.kept = {}, {}, {}  # channels are scored as they are
+        if self.done == self.ramp.updates - 1:
+            for handle in self.handles:
+                handle.remove()
+            return super()._update(model)
+        widths, densities = self._next()
+        scores = channel_scores(model, self.example, widths, self.importance) if widths else {}
+        self.kept = {name: _hidden(scores[name], width) for name, width in widths.items()}
+        densities = {name: d for name, d in densities.items() if name not in self.plan.ranks}
+        self.masks = magnitude_masks(model, densities, self.plan.pattern)
+        self.whole = {
+            name: model.get_submodule(name).get_parameter("weight").detach().clone()
+            for name in densities
+        }
+        return False
+
+
+def _hidden(scores: Tensor, width: int) -> Tensor:
+    """1 for the `width` highest scores (C,), HIDDEN for the others."""
+    factors = torch.full((len(scores),), HIDDEN)
+    factors[torch.argsort(scores, descending=True, stable=True)[:width]] = 1
+    return factors

@@ -1,31 +1,40 @@
-"""Element-wise magnitude pruning: masks with an exact count, held while training.
+"""Magnitude pruning of weights, single or in blocks: masks with an exact count, held in training.
 
-Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv 1506.02626.
+Han et al., "Learning both Weights and Connections for Efficient Neural Networks", arXiv 1506.02626;
+blocks with one magnitude as in "Micro-structured weight unification and pruning", arXiv 2106.08301.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dse.errors import CompressionError, nearest
-from dse.graph.channels import kept_count
+from dse.graph.blocks import ELEMENT, block_shape, kept_blocks, shares_magnitudes
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """Which weight elements stay, by layer name: boolean tensors of the weights' shapes."""
+    """Which weight elements stay, by layer name: boolean tensors of the weights' shapes.
+
+    `shared` names the pattern of those layers whose blocks have one magnitude.
+    """
 
     kept: Mapping[str, Tensor]
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
         """Set every other element of the named layers' weights to exactly zero."""
         for name, mask in self.kept.items():
-            _weight(model, name).mul_(mask)
+            weight = _weight(model, name)
+            weight.mul_(mask)
+            if name in self.shared:
+                weight.copy_(unified(weight, self.shared[name]))
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -34,13 +43,17 @@ class Masks:
 
 
 @torch.no_grad()
-def magnitude_masks(model: nn.Module, densities: Mapping[str, float]) -> Masks:
-    """Masks that keep the largest weights: round(density x size) of each named layer, at least 1.
+def magnitude_masks(
+    model: nn.Module, densities: Mapping[str, float], pattern: str = ELEMENT
+) -> Masks:
+    """Masks that keep the blocks of `pattern` with the largest sums of magnitudes.
 
-    Equal magnitudes are kept in the order of their index. Biases are never pruned.
-    Raises CompressionError for an unknown layer or a density outside (0, 1].
+    round(density x blocks) of each named layer stay, at least 1; a block of the pattern `element`
+    is a weight. Equal sums are kept in the order of their index. Biases are never pruned.
+    Raises CompressionError for an unknown layer or pattern, or a density outside (0, 1].
     """
-    return Masks({name: _mask(_weight(model, name), d) for name, d in densities.items()})
+    kept = {name: _mask(_weight(model, name), d, pattern) for name, d in densities.items()}
+    return Masks(kept, dict.fromkeys(kept, pattern) if shares_magnitudes(pattern) else {})
 
 
 def check_densities(densities: Mapping[str, float]) -> None:
@@ -53,12 +66,42 @@ def check_densities(densities: Mapping[str, float]) -> None:
             )
 
 
-def _mask(weight: Tensor, density: float) -> Tensor:
+def blocks_of(weight: Tensor, pattern: str) -> Tensor:
+    """(block rows, rows, block columns, columns) of a weight (O, I, ...), zeros where it ends.
+
+    Columns are in the order in which weights lie in flash: channels of a tap together.
+    """
+    rows, columns = block_shape(pattern)
+    matrix = weight.movedim(1, -1).reshape(len(weight), -1)
+    padded = F.pad(matrix, (0, -matrix.shape[1] % columns, 0, -len(matrix) % rows))
+    return padded.reshape(len(padded) // rows, rows, padded.shape[1] // columns, columns)
+
+
+def from_blocks(blocks: Tensor, like: Tensor) -> Tensor:
+    """The weight of the shape of `like` that `blocks_of` took apart."""
+    matrix = blocks.reshape(blocks.shape[0] * blocks.shape[1], -1)
+    moved = like.movedim(1, -1)
+    cut = matrix[: len(like), : moved[0].numel()]
+    return cut.reshape(moved.shape).movedim(-1, 1)
+
+
+def unified(weight: Tensor, pattern: str) -> Tensor:
+    """The weight with one magnitude a block, the mean, and every sign as it was."""
+    blocks = blocks_of(weight, pattern)
+    inside = blocks_of(torch.ones_like(weight), pattern).sum((1, 3), keepdim=True)
+    mean = blocks.abs().sum((1, 3), keepdim=True) / inside
+    return from_blocks(blocks.sign() * mean, weight)
+
+
+def _mask(weight: Tensor, density: float, pattern: str) -> Tensor:
     check_densities({"": density})
-    order = torch.argsort(weight.abs().flatten(), descending=True, stable=True)
-    mask = torch.zeros(weight.numel(), dtype=torch.bool)
-    mask[order[: kept_count(weight.numel(), density)]] = True
-    return mask.reshape(weight.shape)
+    scores = blocks_of(weight.abs(), pattern).sum((1, 3))
+    order = torch.argsort(scores.flatten(), descending=True, stable=True)
+    stays = torch.zeros(scores.numel(), dtype=torch.bool)
+    shape = weight.movedim(1, -1).shape
+    stays[order[: kept_blocks(shape, density, pattern)]] = True
+    blocks = blocks_of(torch.ones_like(weight), pattern).bool()
+    return from_blocks(blocks & stays.reshape(scores.shape)[:, None, :, None], weight)
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:

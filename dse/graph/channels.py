@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dse.errors import CompressionError, nearest
+from dse.graph.blocks import ELEMENT, kept_elements
 from dse.graph.ir import (
     Add,
     Concat,
@@ -228,19 +229,28 @@ def _resized(op: Conv2D | FullyConnected, shape: tuple[int, ...], groups: int) -
 
 
 def with_encodings(
-    graph: Graph, bits: Mapping[str, int], densities: Mapping[str, float], dtype: DType = "int8"
+    graph: Graph,
+    bits: Mapping[str, int],
+    densities: Mapping[str, float],
+    dtype: DType = "int8",
+    pattern: str = ELEMENT,
 ) -> Graph:
     """The graph of shapes with weight bits and kept counts set by layer name.
 
     A layer that is not named keeps 8 bits (32 when `dtype` is float32) and all its elements.
-    `densities` are kept shares; the count is round(share * size), at least 1.
+    `densities` are kept shares of the blocks of `pattern`: round(share * blocks), at least 1.
     """
     names = {op.name for op in graph.weighted}
     for name in (*bits, *densities):
         if name not in names:
             raise CompressionError(f"no layer '{name}' holds weights; {nearest(name, names)}")
     ops = tuple(
-        _encoded(op, 32 if dtype == "float32" else bits.get(op.name, 8), densities.get(op.name, 1))
+        _encoded(
+            op,
+            32 if dtype == "float32" else bits.get(op.name, 8),
+            densities.get(op.name, 1),
+            pattern,
+        )
         if isinstance(op, Conv2D | FullyConnected)
         else op
         for op in graph.ops
@@ -258,8 +268,8 @@ def _plain(tensor: Tensor, dtype: DType) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _encoded(op: Conv2D | FullyConnected, bits: int, density: float) -> Op:
-    weight = Weight(op.weight.shape, bits, kept_count(op.weight.size, density))
+def _encoded(op: Conv2D | FullyConnected, bits: int, density: float, pattern: str) -> Op:
+    weight = Weight(op.weight.shape, bits, kept_elements(op.weight.shape, density, pattern))
     if weight.key == op.weight.key and op.weight.values is None and op.bias is None:
         return op
     return replace(op, weight=weight, bias=None)

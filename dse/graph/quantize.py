@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from dse.errors import GraphError, nearest
-from dse.graph.channels import kept_count
+from dse.graph.blocks import ELEMENT, kept_elements
 from dse.graph.ir import (
     Array,
     Concat,
@@ -51,13 +51,14 @@ def quantize(
     bits: Mapping[str, int] | None = None,
     densities: Mapping[str, float] | None = None,
     activations: DType = "int8",
+    pattern: str = ELEMENT,
 ) -> Graph:
     """The integer graph of a float one, with activations of type int8 or int16.
 
     `ranges` are (low, high) of every tensor on training data (`execute.observe`), `bits` the weight
-    widths by layer (8 where not named), `densities` the kept shares that element-wise pruning
-    declared. Raises GraphError when a layer is unknown, a range is missing or not finite, or the
-    type of activations is no integer.
+    widths by layer (8 where not named), `densities` the kept shares of the blocks of `pattern`
+    (dse.graph.blocks) that pruning declared. Raises GraphError when a layer is unknown, a range is
+    missing or not finite, or the type of activations is no integer.
     """
     if activations not in _FIXED:
         raise GraphError(f"activations cannot be quantized to '{activations}'; use int8 or int16")
@@ -68,7 +69,7 @@ def quantize(
             raise GraphError(f"no layer '{name}' holds weights; {nearest(name, names)}")
     tensors = _activations(graph, ranges, activations)
     ops = tuple(
-        _weighted(op, tensors, bits.get(op.name, 8), densities.get(op.name, 1.0))
+        _weighted(op, tensors, bits.get(op.name, 8), densities.get(op.name, 1.0), pattern)
         if isinstance(op, Conv2D | FullyConnected)
         else op
         for op in graph.ops
@@ -165,10 +166,12 @@ def _float32(value: float) -> float:
     return float(np.float32(value))
 
 
-def _weighted(op: WeightedOp, tensors: Mapping[str, Tensor], bits: int, density: float) -> Op:
+def _weighted(
+    op: WeightedOp, tensors: Mapping[str, Tensor], bits: int, density: float, pattern: str
+) -> Op:
     values = _values(op)
     scales = weight_scales(values, bits)
-    kept = kept_count(values.size, density)
+    kept = kept_elements(values.shape, density, pattern)
     return quantize_layer(op, values, scales, bits, kept, tensors[op.inputs[0]].scale or 1.0)
 
 

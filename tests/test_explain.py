@@ -1,0 +1,24 @@
+"""What `dse show` says was done to each layer."""
+
+from __future__ import annotations
+
+from dse.candidate import Candidate
+from dse.explain import applied
+
+TARGET = "nucleo_f446re/native/180MHz"
+
+
+def test_every_layer_says_what_was_applied_in_the_order_of_the_network() -> None:
+    candidate = Candidate(
+        TARGET, widths={"fc": 9}, kept={"conv2": 0.25}, bits={"conv1": 8, "conv2": 4, "fc": 2}
+    )
+    rows = applied(candidate.to_json())
+    assert [row["layer"] for row in rows] == ["conv1", "conv2", "fc"]
+    assert [row["channels"] for row in rows] == [None, None, 9]
+    assert [row["weights_kept"] for row in rows] == [None, 0.25, None]
+    assert [row["weight_bits"] for row in rows] == [8, 4, 2]
+    assert all("rank" not in row for row in rows)
+
+
+def test_where_nothing_was_applied_there_is_no_row() -> None:
+    assert applied(Candidate(TARGET, precision="float32").to_json()) == []
