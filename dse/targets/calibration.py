@@ -29,6 +29,7 @@ from dse.targets.measured import (
     System,
     component,
     graph_of,
+    kernel_cycles,
     measured,
     parts_of,
 )
@@ -120,7 +121,7 @@ def _table(backend: str, board: str, family: Family, waits: int) -> dict[str, An
     runtime, version = RUNTIMES[backend]
     helium = family in ("m55", "m85")
     system = System(board, family, runtime, "mve" if helium and runtime == "cmsis-nn" else version)
-    base, fitted = fit_emulated().coefficients, posterior()
+    base, fitted = kernel_cycles(runtime), posterior()
     scaled = {
         name: cost * fitted.multiplier(system, component(name)) for name, cost in base.items()
     }
@@ -144,7 +145,7 @@ def _table(backend: str, board: str, family: Family, waits: int) -> dict[str, An
 def _half_width(system: System, waits: int, extra: float) -> float:
     """Relative half-width of the 90 % interval, the mean over the four networks."""
     runtime, version = system.runtime, system.version
-    base = fit_emulated().coefficients
+    base = kernel_cycles(runtime)
     widths = []
     for network in NETWORKS:
         parts = parts_of(graph_of(network, runtime, version), base, waits)

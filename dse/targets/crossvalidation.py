@@ -64,10 +64,15 @@ def _levels(system: System) -> list[Key]:
 
 @cache
 def left_out(
-    leave: Leave, model: Literal["components", "macs"] = "components"
+    leave: Leave, model: Literal["components", "macs"] = "components", listed: bool = False
 ) -> tuple[LeftOut, ...]:
-    """Every scored row predicted without what `leave` says."""
+    """Every scored row predicted without what `leave` says.
+
+    Clocks are those that boards ran at (`measured.RUN_CLOCK_HZ`), or as rows list them (`listed`).
+    """
     rows = measured()
+    if listed:
+        rows = tuple(replace(row, cycles=row.cycles * row.clock_ratio) for row in rows)
     if model == "macs":
         rows = tuple(replace(row, parts={"mac": float(row.macs)}) for row in rows)
     components = COMPONENTS if model == "components" else ("mac",)

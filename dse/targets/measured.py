@@ -42,6 +42,9 @@ COMPONENTS = (
 SKIPS_DEAD = (("x-cube-ai", "8.1"), ("x-cube-ai", "9.0"), ("plumerai", "2023.05"), ("onnc", "1"))
 # Wait states of measured boards with a small flash cache (board_facts; STM32L4+ reference manual).
 SMALL_CACHE_WAITS: Mapping[str, int] = {"NUCLEO-L4R5ZI": 5}
+# Rows that list the chip's fastest clock, and the one they ran at: mbed OS, under which they were
+# built, sets the PSoC 62's core to 100 MHz (CLK_HF0 of the board's cycfg_system.c, not divided).
+RUN_CLOCK_HZ: Mapping[str, float] = {"CY8CPROTO-062-4343W": 100e6}
 # Cycles a byte of fully connected weights waited for in flash: five wait states for eight bytes
 # where the cache is small (counted misses: emulation notes, section 3); elsewhere a fetch of 16
 # bytes at about six cycles, which the fit corrects from the builds with weights in RAM.
@@ -62,7 +65,8 @@ class System:
 class Measured:
     """Cycles of a network on a system and the cycles of its parts on the emulated Cortex-M4.
 
-    `in_ram`: the weights were copied to RAM. `score`: a plain row of MLPerf Tiny.
+    `in_ram`: the weights were copied to RAM. `score`: a plain row of MLPerf Tiny. `clock_ratio`:
+    the clock that the row lists over the one that `cycles` counts.
     """
 
     system: System
@@ -72,6 +76,7 @@ class Measured:
     cycles: float
     in_ram: bool = False
     score: bool = True
+    clock_ratio: float = 1.0
 
 
 def runtime_of(text: str) -> tuple[str, str]:
@@ -112,10 +117,20 @@ def graph_of(network: str, runtime: str, version: str) -> Graph:
     return live_graph(network) if skips else reference_graph(network)
 
 
+def kernel_cycles(runtime: str) -> Mapping[str, float]:
+    """Emulated cycles a feature that a runtime's multipliers start from.
+
+    CMSIS-NN has one matrix product for 1x1 and another, slower one for kxk convolutions; other
+    runtimes are taken to run one for both, at the cost of the 1x1's.
+    """
+    base = fit_emulated().coefficients
+    return base if runtime == "cmsis-nn" else {**base, "conv.mac": base["pointwise.mac"]}
+
+
 def parts_of(
     graph: Graph, base: Mapping[str, float], waits: int = 0, *, in_ram: bool = False
 ) -> dict[str, float]:
-    """Cycles by component with the emulated coefficients, stalls of a small cache included."""
+    """Cycles by component with the coefficients of `kernel_cycles`, stalls of a small cache included."""
     parts = dict.fromkeys(COMPONENTS, 0.0)
     for op in graph.ops:
         encoding = encode(op.weight, (8,)) if isinstance(op, Conv2D | FullyConnected) else None
@@ -141,7 +156,7 @@ def measured() -> tuple[Measured, ...]:
 
 
 def _networks() -> list[Measured]:
-    found, base = [], fit_emulated().coefficients
+    found = []
     for row in rows("measured.csv"):
         if row["core"] not in FAMILIES or "_float/" in row["source"] or "min_ram" in row["notes"]:
             continue
@@ -150,10 +165,15 @@ def _networks() -> list[Measured]:
         in_ram = "weights in RAM" in row["notes"]
         waits = SMALL_CACHE_WAITS.get(row["board"], 0)
         graph = graph_of(row["network"], runtime, version)
-        parts = parts_of(graph, base, waits, in_ram=in_ram)
-        cycles = float(row["latency_ms"]) * float(row["clock_mhz"]) * 1e3
+        parts = parts_of(graph, kernel_cycles(runtime), waits, in_ram=in_ram)
+        listed_hz = float(row["clock_mhz"]) * 1e6
+        clock_hz = RUN_CLOCK_HZ.get(row["board"], listed_hz)
+        cycles = float(row["latency_ms"]) * clock_hz / 1e3
         macs = reference_graph(row["network"]).macs
-        found.append(Measured(system, row["network"], parts, macs, cycles, in_ram, not in_ram))
+        ratio = listed_hz / clock_hz
+        found.append(
+            Measured(system, row["network"], parts, macs, cycles, in_ram, not in_ram, ratio)
+        )
     return found
 
 
