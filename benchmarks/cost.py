@@ -33,9 +33,9 @@ from dse.graph.trace import trace
 from dse.problem import build_problem
 from dse.space import Space
 from dse.study import parse_study
-from dse.targets import Target, cost, encoding, kernels, targets_for
+from dse.targets import Target, cost, cycles, encoding, kernels, native, targets_for
 from dse.targets import load_boards as boards
-from dse.targets.cost import _CONSTANTS, _COSTS, _ON_BOARD
+from dse.targets.cost import _CONSTANTS, _COSTS, _COUNTED, _ON_BOARD
 from dse.targets.ethos_u import ETHOS_U
 from dse.workloads.networks import DigitsNet, LeNet5
 
@@ -78,9 +78,22 @@ REMEMBERED: tuple[Any, ...] = (
 )
 
 
+KEPT: tuple[dict[Any, Any], ...] = (
+    _COSTS,
+    _CONSTANTS,
+    _ON_BOARD,
+    _COUNTED,
+    cycles._COUNTS,
+    plan._PLANS,
+    kernels._PLANS,
+    kernels._CODE,
+    native._LINKED,
+)
+
+
 def forget() -> None:
     """What costs and shapes remember between candidates and targets."""
-    for kept in (_COSTS, _CONSTANTS, _ON_BOARD, kernels._PLANS):
+    for kept in KEPT:
         kept.clear()
     for function in REMEMBERED:
         function.cache_clear()

@@ -94,8 +94,18 @@ def plan(
     owner = _share_buffers(graph, in_place)
     sizes = _buffer_sizes(graph, owner, alignment)
     scratches = [_aligned(scratch(graph, op), alignment) for op in graph.ops]
-    order = _best_order(graph, owner, sizes, scratches)
-    return _place(graph, order, owner, sizes, scratches)
+    key = (graph.key, tuple(owner.items()), tuple(scratches), alignment)
+    if key not in _PLANS:
+        if len(_PLANS) >= PLANS_KEPT:
+            _PLANS.clear()
+        order = _best_order(graph, owner, sizes, scratches)
+        _PLANS[key] = _place(graph, order, owner, sizes, scratches)
+    return _PLANS[key]
+
+
+# Backends whose kernels need the same scratch share a plan.
+PLANS_KEPT = 4096
+_PLANS: dict[tuple[object, ...], MemoryPlan] = {}
 
 
 def _aligned(size: int, alignment: int) -> int:

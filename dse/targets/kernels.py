@@ -80,12 +80,18 @@ class KernelLibrary:
         if key not in _PLANS:
             if len(_PLANS) >= PLANS_KEPT:
                 _PLANS.clear()
-            _PLANS[key] = plan(
-                graph,
-                scratch=lambda graph, op: self.scratch_bytes(graph, op, family),
-                in_place=self.in_place,
+            _PLANS[key] = self.placed(
+                plan(
+                    graph,
+                    scratch=lambda graph, op: self.scratch_bytes(graph, op, family),
+                    in_place=self.in_place,
+                )
             )
         return _PLANS[key]
+
+    def placed(self, found: MemoryPlan) -> MemoryPlan:
+        """The plan as the runtime places its buffers: by default at the lowest offsets found."""
+        return found
 
     def constants(self, op: WeightedOp) -> Mapping[str, int]:
         """Bytes of weights, of int32 or float biases, and of multipliers with their shifts."""

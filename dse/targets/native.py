@@ -10,14 +10,15 @@ kernels as built and emulated (docs/decisions/0002-cost-model.md).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from typing import Any
 
 from dse.graph.ir import Add, Conv2D, FullyConnected, Graph, Lookup, Mul, Op, Pool2D
 from dse.targets.board import Board
 from dse.targets.core import Family
 from dse.targets.cycles import kernel_class
-from dse.targets.kernels import KernelLibrary
+from dse.targets.kernels import PLANS_KEPT, KernelLibrary
 from dse.targets.native_kernels import kernels_of
 from dse.targets.native_tables import (
     API_BYTES,
@@ -94,6 +95,17 @@ SHARED_BYTES = {"softmax": 28, "sigmoid_a16": 512, "tanh_a16": 512, "softmax_a16
 CODE_ERROR, STACK_ERROR = 0.02, 0.1
 
 
+@dataclass(frozen=True)
+class _Linked:
+    """Bytes of code by kernel and of the deepest stack, of a network on a core."""
+
+    code: Mapping[str, int]
+    stack_bytes: int
+
+
+_LINKED: dict[tuple[Any, ...], _Linked] = {}
+
+
 class Native(KernelLibrary):
     """Our generated C: direct convolution, no scratch; element-wise operators work in place."""
 
@@ -136,7 +148,20 @@ class Native(KernelLibrary):
 
     def code(self, graph: Graph, board: Board) -> Mapping[str, int]:
         """Bytes of each kernel in a linked image, and of the operators' functions and the API."""
-        built, each = self._built(board), self.kernels(graph)
+        return self._linked(graph, board).code
+
+    def _linked(self, graph: Graph, board: Board) -> _Linked:
+        """What the network's kernels take on the board's core, remembered by shapes."""
+        key = (self.name, self.rounding, board.core.name, graph.key)
+        if key not in _LINKED:
+            if len(_LINKED) >= PLANS_KEPT:
+                _LINKED.clear()
+            built, each = self._built(board), self.kernels(graph)
+            stack = built.stack_bytes(name for names in each for name in names)
+            _LINKED[key] = _Linked(self._parts(built, each), stack)
+        return _LINKED[key]
+
+    def _parts(self, built: KernelCode, each: list[tuple[str, ...]]) -> Mapping[str, int]:
         parts = built.code_bytes(dict.fromkeys(name for names in each for name in names))
         for name in parts.keys() & SHARED_BYTES.keys():
             parts[name] += SHARED_BYTES[name]
@@ -171,8 +196,7 @@ class Native(KernelLibrary):
 
     def ram(self, graph: Graph, board: Board) -> Mapping[str, int]:
         """Bytes of the deepest call chain; there is no state besides the arena."""
-        names = (name for names in self.kernels(graph) for name in names)
-        return {"runtime": 0, "stack": self._built(board).stack_bytes(names)}
+        return {"runtime": 0, "stack": self._linked(graph, board).stack_bytes}
 
     def cycles(self, board: Board) -> KernelCycles | None:
         """The fitted cycles on the board's core."""

@@ -61,9 +61,9 @@ class Tflm(CmsisNN):
         """The interpreter gives every output a buffer of its own."""
         return False
 
-    def memory_plan(self, graph: Graph, board: Board) -> MemoryPlan:
+    def placed(self, found: MemoryPlan) -> MemoryPlan:
         """Placed by the greedy planner, at 16-byte borders."""
-        return greedy(super().memory_plan(graph, board))
+        return greedy(found)
 
     def constants(self, op: WeightedOp) -> Mapping[str, int]:
         """Weights and biases; the model file keeps scales and zero points, not multipliers."""
