@@ -16,6 +16,8 @@ from dse.errors import StorageError
 # The kind that holds a trained network (dse/graph/archive.py).
 GRAPH = "graph"
 LOST = (MISSING, DAMAGED)
+# The kind that counts test samples by class and class taken (dse/confusion.py).
+CONFUSION = "confusion"
 
 
 def put_artifact(

@@ -24,7 +24,7 @@ def show_boards(folder: Path | None, form: Format) -> None:
     """One row a board: core, clocks, memory, power while inferring, and how far it is checked."""
     boards = load_boards(folder)
     rows: list[dict[str, object]] = []
-    columns = ("clocks_hz", "flash_bytes", "ram_bytes", "active_w")
+    columns = ("clocks_hz", "flash_bytes", "ram_bytes", "active_power_w")
     pretty: dict[str, list[str]] = {column: [] for column in columns}
     for board in boards.values():
         power = board.active_power_w(board.max_clock_hz)
@@ -37,7 +37,7 @@ def show_boards(folder: Path | None, form: Format) -> None:
                 "clocks_hz": list(board.clocks_hz),
                 "flash_bytes": board.flash_bytes,
                 "ram_bytes": board.ram_bytes,
-                "active_w": None if power is None else power.value,
+                "active_power_w": None if power is None else power.value,
                 "figures": len(board.facts),
                 "unverified": unverified,
             }
@@ -47,7 +47,7 @@ def show_boards(folder: Path | None, form: Format) -> None:
         )
         pretty["flash_bytes"].append(format_quantity(board.flash_bytes, "bytes"))
         pretty["ram_bytes"].append(format_quantity(board.ram_bytes, "bytes"))
-        pretty["active_w"].append("-" if power is None else f"{1000 * power.value:.1f} mW")
+        pretty["active_power_w"].append("-" if power is None else f"{1000 * power.value:.1f} mW")
     show(rows, list(rows[0]), form, pretty)
 
 

@@ -347,6 +347,25 @@ def verify(
 
 
 @app.command()
+def confusion(
+    trial: Annotated[int, typer.Argument(help="Number of a trial.")],
+    study: StudyArgument = None,
+    storage: StorageOption = None,
+    form: FormatOption = "table",
+    as_json: JsonOption = False,
+) -> None:
+    """Classify the test data with a design: which class is taken for which; kept with it."""
+    from dse.confusion import count_classes, show_counts
+    from dse.storage import Storage
+
+    with _reading(study, storage) as (_, record, url):
+        pass
+    with Storage(url) as opened:
+        counts = count_classes(opened, record, trial)
+    show_counts(trial, counts, chosen_form(as_json, form))
+
+
+@app.command()
 def export(
     trial: Annotated[int, typer.Argument(help="Number of a trial.")],
     study: StudyArgument = None,

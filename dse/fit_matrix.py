@@ -93,10 +93,9 @@ def _notes(found: Estimate) -> list[str]:
             f"{unverified} figures of these boards are unverified; 'dse boards' says of which"
         )
     if found.left_out:
-        notes.append(
-            f"{len(found.left_out)} pairs left out, the first: {found.left_out[0].key}: "
-            f"{found.left_out[0].reason}"
-        )
+        first, count = found.left_out[0], len(found.left_out)
+        several = f"{count} pairs left out, the first: " if count > 1 else "left out: "
+        notes.append(f"{several}{first.key}: {first.reason}")
     if found.model.rescaled:
         notes.append(
             f"'{found.model.rescaled[0]}' changes its scale on the way, which costs are not "

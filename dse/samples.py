@@ -40,6 +40,10 @@ def find_samples(storage: Storage, record: StudyRecord, count: int) -> Split:
             kept = Split(*(torch.from_numpy(stored[name]) for name in ("inputs", "labels")))
         if count <= len(kept):
             return Split(kept.inputs[:count], kept.labels[:count])
+    return stored_data(record).test.take(count)
+
+
+def stored_data(record: StudyRecord) -> Dataset:
+    """The data set of a stored study; WorkloadError when its files are not here."""
     study = parse_study(record.study_file, f"study '{record.name}'")
-    workload = workload_of(study, record.folder)
-    return workload.load().test.take(count)
+    return workload_of(study, record.folder).load()

@@ -75,7 +75,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "calibrate",
     ),
     ("browse", "compare"),
-    ("export", "proof", "terminal", "options", "fit_matrix"),
+    ("export", "proof", "confusion", "terminal", "options", "fit_matrix"),
     ("target_commands", "rescore_command", "deciding_commands", "database_commands"),
     ("cli",),
 )

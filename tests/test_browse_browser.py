@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from dse.artifacts import CONFUSION
 from dse.firmware.build import compilers
 from dse.storage import Storage
 from dse.trial import State, Trial
@@ -455,3 +458,23 @@ def test_a_queued_verification_ends_on_the_page(page: Any, trained: Served) -> N
     page.reload()
     page.wait_for_selector("#proof-box")
     assert "exact to the byte" in str(page.text_content("#proof-box"))
+
+
+def test_the_confusion_matrix_counts_the_test_data(page: Any, trained: Served) -> None:
+    opened(page, trained.address)
+    page.click("#choice-knee button.link")
+    page.click("#side a.button")
+    page.click("button:has-text('Classify the test data')")
+    page.wait_for_selector("#confusion-plot .main-svg", timeout=4 * PATIENCE_MS)
+    said = str(page.text_content("#confusion-body"))
+    with Storage.open_readonly(trained.url) as storage:
+        number = int(page.url.rsplit("/", 1)[1])
+        trial = storage.trial("tiny", number)
+        blob = storage.artifact("tiny", number, CONFUSION)
+    assert blob is not None
+    counts = np.array(json.loads(blob)["counts"])
+    assert counts.shape == (10, 10)
+    assert counts.sum() == trial.test_samples
+    assert trial.test_accuracy is not None
+    assert np.trace(counts) / counts.sum() == pytest.approx(trial.test_accuracy.value)
+    assert f"{np.trace(counts)} of {counts.sum()} test samples are right" in said

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from dash import dcc, html
 
+from dse.browse.confusion import confusion
 from dse.browse.library import Library
 from dse.browse.markup import section, table
 from dse.browse.network import fits, flash, layers, memory
@@ -66,7 +67,7 @@ def design_page(library: Library, study: str, number: int) -> list[Any]:
                 flash(own),
                 _proof(design, own),
                 fits(design.graph, design.trial),
-                _confusion(),
+                confusion(library, study, number, network=design.graph is not None),
                 _knobs(design),
             ]
         ),
@@ -256,14 +257,6 @@ def _operators(design: Design) -> list[Any]:
         if rows
         else []
     )
-
-
-def _confusion() -> html.Section:
-    text = (
-        "Not available: a confusion matrix needs the predictions for the whole test set, and a "
-        "study's database keeps twenty test samples. The bundle's test vectors hold those."
-    )
-    return section("Confusion matrix", [html.P(text, className="quiet")], "confusion")
 
 
 def _knobs(design: Design) -> html.Section:

@@ -1,6 +1,6 @@
-"""What the page starts on request: `dse verify` and `dse export`, each in a process of its own.
+"""What the page starts on request: `dse verify`, `dse confusion`, `dse export`, in processes.
 
-The page itself never writes; a verification opens the database as the command line would.
+The page itself never writes; those commands open the database as from the command line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from dse.errors import DseError
 
 EXPORT_LIMIT_S = 300
-VERIFY_LIMIT_S = 900
+VERB_LIMIT_S = 900
 
 
 def run_dse(url: str, *arguments: str, limit_s: float) -> str:
@@ -60,19 +60,26 @@ def bundle(url: str, study: str, number: int) -> bytes:
         return buffer.getvalue()
 
 
-class Verifications:
-    """A queue of designs to verify, one at a time; threads share it."""
+# What is said of a design while its turn has come.
+DOING: Mapping[str, str] = {
+    "verify": "building and emulating",
+    "confusion": "classifying the test data",
+}
+
+
+class Jobs:
+    """A queue of commands on designs, one at a time; threads share it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._waiting: deque[tuple[str, int]] = deque()
-        self._states: dict[tuple[str, int], str] = {}
+        self._waiting: deque[tuple[str, str, int]] = deque()
+        self._states: dict[tuple[str, str, int], str] = {}
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
 
-    def add(self, study: str, number: int) -> None:
-        """Queue a design, unless it waits or runs already."""
-        key = (study, number)
+    def add(self, verb: str, study: str, number: int) -> None:
+        """Queue a verb of DOING for a design, unless it waits or runs already."""
+        key = (verb, study, number)
         with self._lock:
             if self._states.get(key, "").startswith(("waiting", "running")):
                 return
@@ -82,9 +89,9 @@ class Verifications:
                 self._worker = threading.Thread(target=self._work, daemon=True)
                 self._worker.start()
 
-    def state(self, study: str, number: int) -> str:
+    def state(self, verb: str, study: str, number: int) -> str:
         """A sentence on a design; empty when nobody asked for it."""
-        return self._states.get((study, number), "")
+        return self._states.get((verb, study, number), "")
 
     def _work(self) -> None:
         while True:
@@ -93,11 +100,10 @@ class Verifications:
                     self._worker = None
                     return
                 key = self._waiting.popleft()
-                self._states[key] = "running: building and emulating"
-            study, number = key
+                verb, study, number = key
+                self._states[key] = f"running: {DOING[verb]}"
             try:
-                arguments = ["verify", str(number), study]
-                said = "done: " + run_dse(self.url, *arguments, limit_s=VERIFY_LIMIT_S)
+                said = "done: " + run_dse(self.url, verb, str(number), study, limit_s=VERB_LIMIT_S)
             except DseError as error:
                 said = f"failed: {' '.join(str(error).split())}"
             self._states[key] = said

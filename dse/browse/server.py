@@ -17,8 +17,9 @@ from dash import ALL, Dash, Input, Output, State, clientside_callback, ctx, no_u
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from dse.browse.callbacks import register
+from dse.browse.confusion import matrix
 from dse.browse.design import design_page
-from dse.browse.jobs import Verifications, bundle
+from dse.browse.jobs import Jobs, bundle
 from dse.browse.layout import main_page, message_page, shell
 from dse.browse.library import Library
 from dse.browse.view import View
@@ -45,11 +46,12 @@ def make_app(library: Library, *, host: str = "127.0.0.1", token: str = "") -> D
     )
     app.index_string = _INDEX
     app.layout = shell()
-    jobs = Verifications(library.url)
+    jobs = Jobs(library.url)
     _guard(app.server, host, token)
     _files(app.server, library)
     _pages(app, library)
     _verifying(app, jobs, loopback=host in LOOPBACK, library=library)
+    _classifying(app, jobs, loopback=host in LOOPBACK, library=library)
     register(app, library)
     _scripts()
     return app
@@ -139,7 +141,16 @@ def _main(library: Library, query: dict[str, list[str]]) -> list[Any]:
     return main_page(view, studies, library.shown_name, given, problem)
 
 
-def _verifying(app: Dash, jobs: Verifications, *, loopback: bool, library: Library) -> None:
+ELSEWHERE = "Only from the machine that serves this page; use the command below."
+
+
+def _asked(path: str) -> tuple[str, int] | None:
+    """The study and trial of a design's address."""
+    study, _slash, number = unquote(path).removeprefix("/design/").rpartition("/")
+    return (study, int(number)) if number.isdigit() else None
+
+
+def _verifying(app: Dash, jobs: Jobs, *, loopback: bool, library: Library) -> None:
     @app.callback(
         Output("verify-status", "children"),
         Input({"type": "verify", "number": ALL}, "n_clicks"),
@@ -148,14 +159,40 @@ def _verifying(app: Dash, jobs: Verifications, *, loopback: bool, library: Libra
         prevent_initial_call=True,
     )
     def verify(clicks: list[int], _: int, path: str) -> Any:
-        study, _slash, number = unquote(path).removeprefix("/design/").rpartition("/")
-        if not number.isdigit():
+        design = _asked(path)
+        if design is None:
             return no_update
         if isinstance(ctx.triggered_id, dict) and any(clicks):
             if not loopback:
-                return "Only from the machine that serves this page; use the command below."
-            jobs.add(study, int(number))
-        return library.public(jobs.state(study, int(number)))
+                return ELSEWHERE
+            jobs.add("verify", *design)
+        return library.public(jobs.state("verify", *design))
+
+
+def _classifying(app: Dash, jobs: Jobs, *, loopback: bool, library: Library) -> None:
+    @app.callback(
+        Output("confusion-status", "children"),
+        Output("confusion-body", "children"),
+        Input({"type": "confusion", "number": ALL}, "n_clicks"),
+        Input("tick", "n_intervals"),
+        State("url", "pathname"),
+        State("confusion-status", "children"),
+        prevent_initial_call=True,
+    )
+    def classify(clicks: list[int], _: int, path: str, before: str | None) -> tuple[Any, Any]:
+        design = _asked(path)
+        if design is None:
+            return no_update, no_update
+        if isinstance(ctx.triggered_id, dict) and any(clicks):
+            if not loopback:
+                return ELSEWHERE, no_update
+            jobs.add("confusion", *design)
+        said = library.public(jobs.state("confusion", *design))
+        if said == (before or ""):
+            return no_update, no_update
+        if said.startswith("done"):
+            return said, matrix(library, *design) or no_update
+        return said, no_update
 
 
 def _scripts() -> None:

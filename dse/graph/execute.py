@@ -70,8 +70,15 @@ def accuracy(
     graph: Graph, inputs: torch.Tensor, labels: torch.Tensor, rounding: Rounding = "double"
 ) -> float:
     """Share of `inputs` that the graph classifies as `labels` (N,)."""
-    found = run(graph, inputs, rounding).numpy().argmax(axis=1)
-    return float((found == labels.numpy()).mean())
+    return float((classes(graph, inputs, rounding) == labels.numpy()).mean())
+
+
+def classes(
+    graph: Graph, inputs: torch.Tensor, rounding: Rounding = "double"
+) -> npt.NDArray[np.int64]:
+    """The class (N,) that the graph takes each input for: the first of its largest outputs."""
+    found: npt.NDArray[np.int64] = run(graph, inputs, rounding).numpy().argmax(axis=1)
+    return found
 
 
 def observe(graph: Graph, inputs: torch.Tensor) -> dict[str, tuple[float, float]]:

@@ -106,9 +106,9 @@ def _clocks() -> list[str]:
     return [
         f"Clocks are those that rows list, but for {ran}. Its rows list the",
         "chip's maximum, 150 MHz, while mbed OS, under which they were built, sets the core to",
-        "100 MHz (CLK_HF0 in `cycfg_system.c` of its board support). What showed it: left out, all",
-        "its runtimes seem 1.5 times as slow as on boards with the same core and cache. With clocks",
-        f"as listed, the error of a left-out board is {_percent(mean_error(listed))}, with "
+        "100 MHz (CLK_HF0 in `cycfg_system.c` of its board support). What showed it: left out,",
+        "all its runtimes seem 1.5 times as slow as on boards of the same core and cache. With",
+        f"clocks as listed, the error of a left-out board is {_percent(mean_error(listed))}, with",
         f"{_percent(coverage(listed))} of the rows in their intervals.",
         "",
     ]

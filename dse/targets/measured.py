@@ -130,7 +130,7 @@ def kernel_cycles(runtime: str) -> Mapping[str, float]:
 def parts_of(
     graph: Graph, base: Mapping[str, float], waits: int = 0, *, in_ram: bool = False
 ) -> dict[str, float]:
-    """Cycles by component with the coefficients of `kernel_cycles`, stalls of a small cache included."""
+    """Cycles by component with coefficients of `kernel_cycles`, small caches' stalls included."""
     parts = dict.fromkeys(COMPONENTS, 0.0)
     for op in graph.ops:
         encoding = encode(op.weight, (8,)) if isinstance(op, Conv2D | FullyConnected) else None
