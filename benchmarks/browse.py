@@ -256,7 +256,7 @@ def report(
             "s",
         ),
         "",
-        f"A filter is seen after {statistics.median(filters):.2f} s ({_range(filters)}, 0.25 s "
+        f"A filter is seen after {statistics.median(filters):.2f} s ({_range(filters)}, 0.2 s "
         f"of it waiting for the last key), another axis after {statistics.median(axes):.2f} s "
         f"({_range(axes)}). The filter itself takes {1000 * read['filter']:.1f} ms, the front "
         f"{1000 * read['front of four objectives']:.1f} ms.",

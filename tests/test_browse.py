@@ -21,6 +21,7 @@ from dse.browse.library import Library, place_of, uid_of
 from dse.browse.listing import PAGE, Order, csv_text, listing, ordered
 from dse.browse.scatter import Options, limits_of, scatter
 from dse.browse.server import COOKIE, make_app
+from dse.browse.thinning import DRAWN, inside, thinned
 from dse.browse.view import View
 from dse.errors import DseError, StorageError, StudyError
 from dse.storage import Storage
@@ -152,6 +153,31 @@ def test_the_scatter_draws_every_design_once(url: str) -> None:
     assert sorted(drawn) == view.table["uid"][known].tolist()
     assert any(shape["type"] == "line" for shape in figure["layout"]["shapes"])
     json.dumps(figure)  # plain values: nothing of numpy is left
+
+
+def test_of_many_points_an_even_part_is_drawn() -> None:
+    source = np.random.default_rng(0)
+    x, y = 10 ** source.normal(1, 0.3, 9000), source.random(9000)
+    rows = np.arange(9000)[x > 3]
+    drawn = thinned(rows, (x, y), (True, False))
+    assert len(drawn) <= DRAWN
+    assert len(set(drawn.tolist())) == len(drawn)
+    assert set(drawn.tolist()) <= set(rows.tolist())
+    # No large part of the plane with points is empty now.
+    for low in np.quantile(y, np.arange(0, 1, 0.05)):
+        band = (y >= low) & (y < low + 0.06)
+        assert band[drawn].sum() > 0.3 * DRAWN * band[rows].mean()
+    assert (thinned(rows[:DRAWN], (x, y), (True, False)) == rows[:DRAWN]).all()
+
+
+def test_a_box_and_a_lasso_take_all_points_inside() -> None:
+    x, y = np.meshgrid(np.arange(10.0), np.arange(10.0))
+    box = inside({"range": {"x": [7.5, 1.5], "y": [2.5, 4.5]}}, x.ravel(), y.ravel())
+    assert box.sum() == 6 * 2
+    triangle = {"lassoPoints": {"x": [-0.5, 9.5, -0.5], "y": [-0.5, -0.5, 9.5]}}
+    found = inside(triangle, x.ravel(), y.ravel())
+    assert (found == (x.ravel() + y.ravel() < 9)).all()
+    assert not inside({}, x.ravel(), y.ravel()).any()
 
 
 @pytest.mark.parametrize("colour", ["", "board", "weight_bits", "provenance", "knob:width"])

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
@@ -83,11 +84,18 @@ def test_a_left_out_board_is_predicted_within_nine_percent() -> None:
 
 
 def test_latencies_on_a_left_out_board_are_in_the_right_order() -> None:
-    ranks = rank_correlations(known(left_out("board")))
+    found = known(left_out("board"))
+    ranks = rank_correlations(found)
     rows = sum(count for _, count in ranks.values())
     assert sum(rank * count for rank, count in ranks.values()) / rows >= 0.95
-    # Two boards whose rows lie in near ties are below, and the report names them.
-    assert sorted(rank for rank, _ in ranks.values())[2] >= 0.95
+    # A board is below only where networks of nearly equal time swap; the report names it.
+    low = {board for board, (rank, _) in ranks.items() if rank < 0.95}
+    assert len(low) <= 3
+    for one, other in combinations([e for e in found if e.row.system.board in low], 2):
+        same = one.row.system.board == other.row.system.board
+        ratio = one.row.cycles / other.row.cycles
+        if same and (ratio - 1) * (one.modelled - other.modelled) < 0:
+            assert 0.8 <= ratio <= 1.25
 
 
 @pytest.mark.slow

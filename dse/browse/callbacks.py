@@ -13,7 +13,8 @@ from dse.browse.below import charts_below, choices
 from dse.browse.library import Library, counts_of, place_of
 from dse.browse.listing import Order, csv_text, design_path, listing
 from dse.browse.page import Page, quiet
-from dse.browse.scatter import Options, scatter
+from dse.browse.scatter import Options, axis_of, scatter
+from dse.browse.thinning import inside
 from dse.browse.view import View, figures_of, text_of
 from dse.errors import DseError
 from dse.overview import Overview
@@ -150,6 +151,8 @@ def _selecting(app: Dash, page: Page) -> None:
         State("selection", "data"),
         State("brush", "data"),
         State("where", "data"),
+        State("x", "value"),
+        State("y", "value"),
         prevent_initial_call=True,
     )
     @quiet
@@ -162,13 +165,14 @@ def _selecting(app: Dash, page: Page) -> None:
         selected: list[int] | None,
         brush: dict[str, Any],
         where: str,
+        x: Any,
+        y: Any,
     ) -> tuple[Any, Any]:
         source = ctx.triggered_id
         if source in ("clear", "studies"):
             return None, {}
         if source == "scatter":
-            points = (lasso or {}).get("points") or []
-            found = sorted({p["customdata"] for p in points if "customdata" in p})
+            found = _within(page.view(names, where), lasso or {}, (x, y))
             if not found or found == selected:
                 raise PreventUpdate  # a redraw, not a person
             return found, {}
@@ -194,6 +198,16 @@ def _selecting(app: Dash, page: Page) -> None:
         points = (click or {}).get("points", [])
         uid = next((p["customdata"] for p in points if "customdata" in p), None)
         return no_update if uid is None else uid
+
+
+def _within(view: View, lasso: Mapping[str, Any], axes: Sequence[Any]) -> list[int]:
+    """The uids in a box or lasso: the points drawn, and those that were too many to draw."""
+    points = lasso.get("points") or []
+    found = {p["customdata"] for p in points if "customdata" in p}
+    if found:
+        x, y = (view.values(name) / axis_of(view, name).size for name in axes)
+        found |= set(view.table["uid"][view.mask & inside(lasso, x, y)].tolist())
+    return sorted(found)
 
 
 def _ranges(view: View, brushed: Sequence[Any] | None, before: Mapping[str, Any]) -> dict[str, Any]:

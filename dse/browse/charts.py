@@ -18,7 +18,7 @@ from dse.report.designs import label
 from dse.report.figures import BLUE, VERMILION
 from dse.trial import METRICS, MetricName
 
-LINES = 2000  # of parallel coordinates; more cannot be told apart
+LINES = 600  # of parallel coordinates; more cannot be told apart
 BARS = 400  # trials of the timeline
 STATES: Mapping[str, str] = {"complete": BLUE, "infeasible": "#9AA5B1", "failed": VERMILION}
 IMPORTANCE_TRIALS = 2000

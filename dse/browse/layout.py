@@ -117,7 +117,7 @@ def _filter_bar(given: Mapping[str, str], problem: str) -> html.Div:
         id="filter",
         type="text",
         value=given.get("where", ""),
-        debounce=0.25,
+        debounce=0.2,
         placeholder='flash < 64 KiB and board == "rpi_pico"',
         autoComplete="off",
         spellCheck=False,

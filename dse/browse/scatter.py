@@ -1,4 +1,4 @@
-"""The Pareto scatter of any two or three metrics, from columns: 20,000 trials at once.
+"""The Pareto scatter of any two or three metrics, from columns; of many designs an even sample.
 
 Plain dictionaries instead of plotly's objects: checking every value would take longer than drawing.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dse.browse.thinning import thinned
 from dse.browse.view import Rows, View
 from dse.constraints import parse_constraint
 from dse.errors import DseError
@@ -27,7 +28,7 @@ Figure = dict[str, Any]
 PALETTE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", VERMILION, "#8C6D1F", "#7F7F7F")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon")
 MISS = "#9AA5B1"
-GL_FROM = 1500
+BARS = 1000  # designs that are drawn with intervals at most
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 MID = "#7B8794"  # readable on light and on dark
 
@@ -212,14 +213,15 @@ class _Draw:
         in_legend: bool = True,
     ) -> Figure:
         """A trace of markers; empty when there are none."""
-        found = np.flatnonzero(rows & self.known)
-        if not len(found):
+        every = np.flatnonzero(rows & self.known)
+        if not len(every):
             return {}
+        found = self._thinned(every)
         coordinates = {k: packed(c[found]) for k, c in zip("xyz", self.columns, strict=False)}
         trace: Figure = {
-            "type": self._type(len(found)),
+            "type": "scatter3d" if self.options.z else "scatter",
             "mode": "markers",
-            "name": name if group else f"{name} ({len(found):,})",
+            "name": name if group else f"{name} ({_counted(every, found)})",
             "legendrank": rank,
             "showlegend": in_legend,
             "marker": self._marker(marker, found),
@@ -232,17 +234,15 @@ class _Draw:
             trace["legendgroup"] = group
         if self.selected is not None and not quiet:
             trace["selectedpoints"] = np.flatnonzero(self.selected[found]).tolist()
-        if bars and self.options.intervals and not self.options.z and len(found) <= GL_FROM:
+        if bars and self.options.intervals and not self.options.z and len(found) <= BARS:
             trace |= {
                 f"error_{k}": self._bars(axis, found, marker)
                 for k, axis in zip("xy", self.axes, strict=False)
             }
         return trace
 
-    def _type(self, count: int) -> str:
-        if self.options.z:
-            return "scatter3d"
-        return "scattergl" if count > GL_FROM else "scatter"
+    def _thinned(self, rows: Rows) -> Rows:
+        return thinned(rows, self.columns, [a.metric in self.options.log for a in self.axes])
 
     def _marker(self, marker: Figure, rows: Rows) -> Figure:
         found = dict(marker)
@@ -267,7 +267,7 @@ class _Draw:
         column = self.view.table[self.options.colour]
         if column.dtype.kind in "iuf" and column.nunique() > 8:
             values = column.to_numpy(np.float64)
-            found = np.flatnonzero(rows & self.known)
+            found = self._thinned(np.flatnonzero(rows & self.known))
             scaled = marker | {"color": packed(values[found]), "coloraxis": "coloraxis"}
             yield self.points("front" if bars else "dominated", rows, scaled, rank=rank)
             return
@@ -334,15 +334,17 @@ class _Draw:
         lacking = self.view.mask & np.isfinite(self.columns[0]) & ~np.isfinite(self.columns[1])
         if self.axes[0].metric in self.options.log:
             lacking &= self.columns[0] > 0
-        found = np.flatnonzero(lacking)
-        if not len(found):
+        every = np.flatnonzero(lacking)
+        if not len(every):
             return {}
+        # One a pixel or so of the lower edge.
+        found = thinned(every, self.columns[:1], [self.axes[0].metric in self.options.log])
         return {
-            "type": self._type(len(found)),
+            "type": "scatter",
             "mode": "markers",
             "yaxis": "y2",
             "legendrank": 70,
-            "name": f"{label(self.axes[1].metric)} not measured ({len(found):,})",
+            "name": f"{label(self.axes[1].metric)} not measured ({_counted(every, found)})",
             "x": packed(self.columns[0][found]),
             "y": packed(np.zeros(len(found))),
             "customdata": self.uids[found].tolist(),
@@ -350,6 +352,12 @@ class _Draw:
             "marker": {"symbol": "line-ns-open", "size": 9, "color": MISS, "opacity": 0.6},
             "unselected": {"marker": {"opacity": 0.1}},
         }
+
+
+def _counted(every: Rows, drawn: Rows) -> str:
+    """How many there are, and how many of them are drawn where those are fewer."""
+    few = f", {len(drawn):,} drawn" if len(drawn) < len(every) else ""
+    return f"{len(every):,}{few}"
 
 
 def _zoom(view: View, axes: Sequence[Axis], log: Sequence[str], layout: Figure) -> None:
