@@ -48,7 +48,8 @@ def inside(event: Mapping[str, Any], x: Column, y: Column) -> Mask:
         return np.zeros(len(x), dtype=np.bool_)
     if event.get("range"):
         (left, right), (low, high) = sorted(area["x"]), sorted(area["y"])
-        return (x >= left) & (x <= right) & (y >= low) & (y <= high)
+        within: Mask = (x >= left) & (x <= right) & (y >= low) & (y <= high)
+        return within
     return _in_polygon(np.array(area["x"], float), np.array(area["y"], float), x, y)
 
 
