@@ -26,7 +26,7 @@ import optuna
 from torch import nn
 
 from dse.candidate import Candidate
-from dse.evaluate import Evaluation
+from dse.evaluation import Evaluation, InProcess
 from dse.explorer import Explorer
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
@@ -87,6 +87,8 @@ class Quiet:
 
     def ended(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None: ...
 
+    def heard(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None: ...
+
 
 def problem() -> Problem:
     graph = trace(deep_network(), (1, 12, 12), "deep")
@@ -104,7 +106,7 @@ def fill(url: str, found: Problem, trials: int) -> None:
     with Storage(url) as storage:
         filled = record(found, "random")
         storage.create(filled)
-        Explorer(storage, filled, found, Formula(found), Quiet()).run(trials)
+        Explorer(storage, filled, found, InProcess(Formula(found)), Quiet()).run(trials)
 
 
 def plain_optuna(path: Path, found: Problem, sampler: str, number: int) -> optuna.Study:
@@ -135,7 +137,9 @@ def compare(found: Problem, source: Path, sampler: str, trials: int, rounds: int
         plain = plain_optuna(theirs, found, sampler, trials)
         one_plain_trial(plain, found)  # loads the trials once, as a running study has
         with Storage(f"sqlite:///{ours}") as storage:
-            loop = Explorer(storage, record(found, sampler), found, Formula(found), Quiet())
+            loop = Explorer(
+                storage, record(found, sampler), found, InProcess(Formula(found)), Quiet()
+            )
             loop.run(trials + 1)
             dse_s, optuna_s = [], []
             for turn in range(rounds):

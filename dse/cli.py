@@ -11,19 +11,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from dse import database_commands, deciding_commands, rescore_command, target_commands
+from dse import (
+    database_commands,
+    deciding_commands,
+    rescore_command,
+    target_commands,
+    worker_commands,
+)
 from dse.errors import DseError, StudyError
 from dse.options import (
     BoardsOption,
     FormatOption,
     JsonOption,
+    MemoryOption,
     QuietOption,
     StorageOption,
     StudyArgument,
     TimeoutOption,
     TrialsOption,
+    TrialTimeoutOption,
     VerboseOption,
+    WorkersOption,
     chosen_form,
+    limits_of,
+    seconds_of,
 )
 from dse.tables import ExportFormat, Format, show, show_front
 
@@ -78,6 +89,9 @@ def run(
     study_name: Annotated[str | None, typer.Option(help="Instead of the file's name.")] = None,
     n_trials: TrialsOption = None,
     timeout: TimeoutOption = None,
+    workers: WorkersOption = 1,
+    memory: MemoryOption = None,
+    trial_timeout: TrialTimeoutOption = None,
     sampler: Annotated[str | None, typer.Option(help="Instead of the file's sampler.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's seed.")] = None,
     boards: BoardsOption = None,
@@ -92,9 +106,9 @@ def run(
     from dse.launch import DEFAULT_STORAGE, prepare, preview, record_of
     from dse.storage import Storage
     from dse.study import override_study, read_study
-    from dse.terminal import explore_on_terminal, print_preview, tell_ending
+    from dse.terminal import Crew, explore_on_terminal, print_preview, tell_ending
 
-    timeout_s = _seconds(timeout)
+    timeout_s, limits = seconds_of(timeout), limits_of(memory, trial_timeout)
     _report_folder(report)
     text = override_study(read_study(study), str(study), sampler=sampler, seed=seed)
     launch = prepare(text, str(study), study.parent, boards)
@@ -108,10 +122,17 @@ def run(
         record = record_of(launch, name, total)
         opened.create(record)
         ending = explore_on_terminal(
-            opened, record, launch, total, timeout_s, quiet=quiet, verbose=verbose
+            opened,
+            record,
+            launch,
+            total,
+            timeout_s,
+            crew=Crew(workers, limits),
+            quiet=quiet,
+            verbose=verbose,
         )
         _print_front(opened, record, "table")
-        code = tell_ending(ending, name, url, total)
+        code = tell_ending(ending, name, url, total, workers)
         if report is not None:
             _write_report(opened, name, report)
     raise typer.Exit(code)
@@ -126,6 +147,9 @@ def resume(
     ] = None,
     n_trials: TrialsOption = None,
     timeout: TimeoutOption = None,
+    workers: WorkersOption = 1,
+    memory: MemoryOption = None,
+    trial_timeout: TrialTimeoutOption = None,
     constraint: Annotated[
         list[str] | None,
         typer.Option(help="A limit from now on, such as 'latency <= 20 ms'; for several, repeat."),
@@ -148,9 +172,9 @@ def resume(
     from dse.rejudge import change_limits
     from dse.storage import Storage
     from dse.study import change_constraints
-    from dse.terminal import explore_on_terminal, tell_ending
+    from dse.terminal import Crew, explore_on_terminal, tell_ending
 
-    timeout_s = _seconds(timeout)
+    timeout_s, limits = seconds_of(timeout), limits_of(memory, trial_timeout)
     _report_folder(report)
     name, url, text = _named(study, storage)
     with Storage(url) as opened:
@@ -161,9 +185,9 @@ def resume(
         launch = prepare(text if text is not None else record.study_file, source, folder, boards)
         check_same(record, launch)
         if constraint or drop_constraint:
-            limits = (constraint or [], drop_constraint or [])
+            changes = (constraint or [], drop_constraint or [])
             launch = prepare(
-                change_constraints(launch.text, source, *limits), source, folder, boards
+                change_constraints(launch.text, source, *changes), source, folder, boards
             )
             changed = change_limits(opened, record, launch.problem, launch.text)
             record = opened.study(record.name)
@@ -172,10 +196,17 @@ def resume(
         total = max(total, record.n_trials)
         opened.update_n_trials(record.name, total)
         ending = explore_on_terminal(
-            opened, record, launch, total, timeout_s, quiet=quiet, verbose=verbose
+            opened,
+            record,
+            launch,
+            total,
+            timeout_s,
+            crew=Crew(workers, limits),
+            quiet=quiet,
+            verbose=verbose,
         )
         _print_front(opened, record, "table")
-        code = tell_ending(ending, record.name, url, total)
+        code = tell_ending(ending, record.name, url, total, workers)
         if report is not None:
             _write_report(opened, record.name, report)
     raise typer.Exit(code)
@@ -185,34 +216,9 @@ def resume(
 def status(
     study: StudyArgument = None, storage: StorageOption = None, as_json: JsonOption = False
 ) -> None:
-    """Counts by state, front, hypervolume, and whether it is done."""
-    from dse.trial import State
-
+    """Counts by state, front, hypervolume, who works on it, how fast it goes, when it is done."""
     with _reading(study, storage) as (opened, record, url):
-        trials, fronts = opened.trials(record.name), opened.fronts(record.name)
-    counts = {state.value: sum(t.state is state for t in trials) for state in State}
-    finished = sum(t.state.finished and not t.served for t in trials)
-    row = {
-        "study": record.name,
-        "workload": record.workload,
-        "storage": url,
-        "finished": finished,
-        "asked": record.n_trials,
-        "served": sum(t.served for t in trials),
-        **counts,
-        "trained": sum(t.trained for t in trials),
-        "front": len(fronts[-1].members) if fronts else 0,
-        "hypervolume": fronts[-1].hypervolume if fronts else 0.0,
-    }
-    if as_json:
-        show([row], list(row), "json")
-        return
-    pairs = [{"what": key, "value": value} for key, value in row.items()]
-    show(pairs, ["what", "value"], "table")
-    if finished < record.n_trials:
-        from dse.launch import resume_command
-
-        print(f"go on with: {resume_command(record.name, url, record.n_trials)}")
+        worker_commands.show_status(opened, record, url, as_json)
 
 
 @app.command()
@@ -389,6 +395,7 @@ target_commands.register(app)
 rescore_command.register(app)
 deciding_commands.register(app)
 database_commands.register(app)
+worker_commands.register(app)
 
 
 # --- shared by the verbs ------------------------------------------------------------------------
@@ -398,20 +405,6 @@ def _url(storage: str | None) -> str:
     from dse.launch import DEFAULT_STORAGE
 
     return storage or DEFAULT_STORAGE
-
-
-def _seconds(timeout: str | None) -> float | None:
-    from dse.units import parse_quantity
-
-    if timeout is None:
-        return None
-    try:
-        seconds = parse_quantity(timeout, "seconds")
-    except StudyError as error:
-        raise StudyError(f"--timeout: {error}") from error
-    if seconds <= 0:
-        raise StudyError(f"--timeout is '{timeout}'; allowed: above 0, such as '10 min'")
-    return seconds
 
 
 def _report_folder(folder: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,11 @@ def sqlite_path(url: URL) -> Path | None:
 def shown(url: URL) -> str:
     """The URL as messages and reports may show it: without its password."""
     return url.render_as_string(hide_password=True)
+
+
+def without_password(text: str) -> str:
+    """A storage URL as it was given, fit to be shown."""
+    return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", text)
 
 
 def make_engine(url: URL, *, readonly: bool = False) -> Engine:

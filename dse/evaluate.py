@@ -7,6 +7,7 @@ a rounding contract.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import nn
 from dse.candidate import Candidate
 from dse.compress import Compression, Distillation, Ramp, compress, learn_quantization
 from dse.errors import WorkloadError
+from dse.evaluation import Evaluation, Interrupted
 from dse.graph import archive, execute
 from dse.graph.blocks import ELEMENT, kept_elements
 from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, WeightedOp
@@ -39,24 +41,8 @@ from dse.workloads.training import AfterEpoch, Loss
 CALIBRATION_SAMPLES = 1024
 # Bumped when the meaning of a stored stage changes.
 STAGE_VERSION = 1
-
-
-class Interrupted(Exception):  # noqa: N818 - a wish, not an error
-    """The user asked to stop in the middle of a training; nothing of it is kept."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was found for one network: its graph, its validation accuracy, seconds a stage.
-
-    `trained` says whether anything was trained for it; stages that were kept cost nothing again.
-    """
-
-    graph: Graph
-    accuracy: Metric
-    samples: int
-    stage_s: Mapping[str, float]
-    trained: bool
+# Between two looks whether another process has made a stage.
+WAIT_S = 0.1
 
 
 class Evaluator:
@@ -172,11 +158,12 @@ class Evaluator:
     def _kept(self, key: str, make: Callable[[], Graph]) -> Graph:
         """The graph of a stage: found in the cache, or made and put there."""
         path = self._stages / f"{key}.npz"
-        if path.exists():
-            return archive.from_bytes(path.read_bytes())
-        graph = make()
-        _write(path, archive.to_bytes(graph))
-        return graph
+        with self._alone(path):
+            if path.exists():
+                return archive.from_bytes(path.read_bytes())
+            graph = make()
+            _write(path, archive.to_bytes(graph))
+            return graph
 
     def _loss(self, candidate: Candidate) -> Loss | None:
         teaching = candidate.distillation
@@ -218,26 +205,49 @@ class Evaluator:
         """The trained float32 network, from this process, the cache or a new training."""
         if self._baseline is not None:
             return self._baseline
+        with self._alone(self._baseline_file):
+            self._baseline = self._baseline_kept()
+        return self._baseline
+
+    def _baseline_kept(self) -> nn.Module:
         model = self.workload.network(self.seed)
         path = self._baseline_file
         if path.exists():
             model.load_state_dict(torch.load(path, weights_only=True))
             model.eval()
-        else:
-            self._trainings += 1
-            train(
-                model,
-                self.dataset.train.take(self.recipe.train_samples),
-                self.recipe,
-                epochs=self.recipe.epochs,
-                learning_rate=self.recipe.learning_rate,
-                seed=self.seed,
-                progress=self._stop_between_steps,
-            )
-            with _replacing(path) as temporary:
-                torch.save(model.state_dict(), temporary)
-        self._baseline = model
+            return model
+        self._trainings += 1
+        train(
+            model,
+            self.dataset.train.take(self.recipe.train_samples),
+            self.recipe,
+            epochs=self.recipe.epochs,
+            learning_rate=self.recipe.learning_rate,
+            seed=self.seed,
+            progress=self._stop_between_steps,
+        )
+        with _replacing(path) as temporary:
+            torch.save(model.state_dict(), temporary)
         return model
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Keeps other processes of this machine from making the same file meanwhile.
+
+        One byte of a file beside it is locked, by its name; a process that dies lets go of it.
+        """
+        with _writable(path.parent):
+            file = (path.parent / "lock").open("a")
+        with file:
+            place = int(hashlib.sha256(path.name.encode()).hexdigest()[:12], 16)
+            while True:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                    break
+                except BlockingIOError:
+                    self._stop_between_steps(0, 0)
+                    time.sleep(WAIT_S)
+            yield
 
     def _stop_between_steps(self, step: int, total: int) -> None:
         if self.should_stop():
@@ -294,15 +304,22 @@ def _timed(stage_s: dict[str, float], stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well."""
+def _writable(folder: Path) -> Iterator[None]:
+    """Makes the folder; an OSError in the block is a sentence about it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise WorkloadError(
-            f"the cache folder {path.parent} cannot be written ({error}); set DSE_CACHE to another"
+            f"the cache folder {folder} cannot be written ({error}); set DSE_CACHE to another"
         ) from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well."""
+    with _writable(path.parent):
+        handle, name = tempfile.mkstemp(dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

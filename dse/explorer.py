@@ -1,34 +1,40 @@
 """The loop: ask -> screen by cost -> train and measure -> tell -> store, one transaction a trial.
 
-The sampler works on an Optuna study in memory; finished trials go to the database once each. What
-is stored is enough to go on: a resumed study replays it and proposes what would have come next.
+Trials run wherever the executor does them, several at a time. Everything is decided and stored in
+this worker's turn at the study, so others may work on it from other processes and machines. What
+is stored is enough to go on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-import numpy as np
-
-from dse import draws, stopping
 from dse.artifacts import GRAPH
-from dse.candidate import Candidate, float_baseline
-from dse.errors import DseError
-from dse.evaluate import Evaluation, Interrupted
+from dse.errors import StorageError
+from dse.evaluation import Executor, Failed, HandedBack, Lost, Outcome, Task, Training
 from dse.graph import archive
 from dse.graph.ir import Graph
-from dse.graph.numerics import Rounding
-from dse.problem import Problem, Screening
-from dse.proposer import Proposal, Proposer
-from dse.rows import StudyRecord
-from dse.stopping import Curves, StoppedEarlyError, Watch
-from dse.storage import Storage
-from dse.trial import COST_METRICS, NETWORK_OF, NEVER_MEASURED, Metric, State, Trial
+from dse.heartbeat import Heartbeat
+from dse.knowledge import Knowledge, Pause, Steps
+from dse.leases import LEASE_S, MAX_ATTEMPTS
+from dse.problem import Problem
+from dse.proposer import Proposal
+from dse.rows import FrontChange, StudyRecord
+from dse.storage import Storage, Turn
+from dse.trial import NETWORK_OF, State, Trial
 
 MAX_FAILURES_IN_A_ROW = 10
+# Between two looks at what tasks, the user and other workers did.
+POLL_S = 0.25
+IDLE_S = 0.5
+# How long an executor that was interrupted may take to hand back what it does.
+GRACE_S = 10.0
+
+T = TypeVar("T")
 
 Ending = Literal["finished", "timeout", "interrupted", "exhausted", "failing"]
 
@@ -42,35 +48,25 @@ class Listener(Protocol):
     def ended(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
         """A trial was stored."""
 
-
-class Measuring(Protocol):
-    """What the explorer needs of `evaluate.Evaluator`."""
-
-    def evaluate(
-        self, candidate: Candidate, rounding: Rounding, watch: Watch | None = None
-    ) -> Evaluation:
-        """Train (or find) a network and measure its accuracy on validation data."""
-
-    def test_accuracy(self, graph: Graph, rounding: Rounding) -> tuple[Metric, int]:
-        """Accuracy on test data, and the number of samples."""
+    def heard(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
+        """Another worker has stored a trial."""
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What a trained network was found to reach."""
+@dataclass
+class _Flight:
+    """A trial that is begun, and the task that it waits for."""
 
-    accuracy: Metric
-    samples: int
-    number: int
-    test: Metric | None
-    test_samples: int
+    proposal: Proposal
+    steps: Steps
+    task: Task
+    losses: int = 0
 
 
 class Explorer:
-    """Runs a study until it has as many finished trials as asked for.
+    """A worker of a study: explores until it has as many finished trials as asked for.
 
-    `stop` is asked between trials and training steps. Nothing but `storage` is needed to go on
-    later, with the same record and problem.
+    `stop` is asked between trials; tasks ask for themselves. Nothing but `storage` is needed to go
+    on later, with the same record and problem. `slot` says what this worker has, for people.
     """
 
     def __init__(
@@ -78,296 +74,270 @@ class Explorer:
         storage: Storage,
         record: StudyRecord,
         problem: Problem,
-        evaluator: Measuring,
+        executor: Executor,
         listener: Listener,
         stop: Callable[[], bool] = lambda: False,
+        *,
+        slot: Mapping[str, str] | None = None,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.storage, self.record, self.problem = storage, record, problem
-        self.evaluator, self.listener, self.stop = evaluator, listener, stop
-        self.space = problem.space
-        self.trials: dict[int, Trial] = {}
-        self.front: tuple[int, ...] = ()
-        self.hypervolume = 0.0
-        self._front_points = np.zeros((0, len(problem.objectives)))
-        self._keys: set[str] = set()
-        self._known: dict[tuple[str, Rounding], _Known] = {}
-        self._proposer = Proposer(problem, record)
-        self._waiting: list[Trial] = []
-        self._served = 0
-        self._curves = Curves()
-        self._newest: Trial | None = None  # whose network may serve further targets
+        self.executor, self.listener, self.stop = executor, listener, stop
+        self.slot, self.lease_s = slot or {}, lease_s
+        self.knowledge = self._knowing(0)
+        self._worker_id = 0
+        self._flights: dict[int, _Flight] = {}
+        self._n_trials = record.n_trials
+        self._interrupted = False
+        self._looked = 0.0
         self._failed_in_a_row = 0  # of this run: whoever resumes has mended the cause
-        self._replay()
 
-    # --- state --------------------------------------------------------------------------------
+    def _knowing(self, ordinal: int) -> Knowledge:
+        crowded = self.executor.slots > 1
+        return Knowledge(self.problem, self.record, self._stored_graph, ordinal, crowded)
 
-    def _replay(self) -> None:
-        """Rebuild everything from the stored trials; what was running when we died waits again."""
-        self.storage.requeue(self.record.name)
-        for trial in self.storage.trials(self.record.name):
-            if trial.state.finished:
-                self._proposer.replay(trial)
-                self._learn(trial)
-            else:
-                self._waiting.append(trial)
-        changes = self.storage.fronts(self.record.name)
-        if changes:
-            self.front, self.hypervolume = changes[-1].members, changes[-1].hypervolume
-            points = [self._point(self.trials[number]) for number in self.front]
-            self._front_points = np.array(points, dtype=np.float64)
+    def _stored_graph(self, number: int) -> Graph | None:
+        blob = self.storage.artifact(self.record.name, number, GRAPH)
+        return None if blob is None else archive.from_bytes(blob)
 
-    def _learn(self, trial: Trial) -> None:
-        self.trials[trial.number] = trial
-        self._served += trial.served
-        self._curves.learn(trial)
-        if NEVER_MEASURED not in trial.violations:
-            self._keys.add(trial.candidate_key)
-        accuracy = trial.metrics.get("accuracy")
-        if accuracy is None or accuracy.value is None:
-            return
-        if trial.feasible and not trial.served:
-            self._newest = trial
-        rounding = self._rounding(Candidate.from_json(trial.candidate))
-        known = _Known(
-            accuracy,
-            trial.validation_samples,
-            trial.number,
-            trial.test_accuracy,
-            trial.test_samples,
-        )
-        self._known.setdefault((trial.network_key, rounding), known)
+    @property
+    def front(self) -> tuple[int, ...]:
+        """Numbers of the trials on the front."""
+        return self.knowledge.front
 
-    def _rounding(self, candidate: Candidate) -> Rounding:
-        return self.problem.targets[candidate.target].backend.rounding
+    @property
+    def hypervolume(self) -> float:
+        """The share of the study's box that the front dominates."""
+        return self.knowledge.hypervolume
 
     @property
     def finished(self) -> int:
         """Trials that are done, whatever came of them."""
-        return len(self.trials)
-
-    @property
-    def proposed(self) -> int:
-        """Those of them that were asked for: not the networks served to further targets."""
-        return self.finished - self._served
+        return len(self.knowledge.trials)
 
     # --- the loop -----------------------------------------------------------------------------
 
-    def run(self, n_trials: int, timeout_s: float | None = None) -> Ending:
+    def run(self, n_trials: int | None, timeout_s: float | None = None) -> Ending:
         """Explore until `n_trials` that were proposed are finished; says why it ended.
 
-        A trained network is then stored on every other target where it enters the front, for free.
+        Without a number it is the study's own, which may be raised meanwhile. A trained network is
+        then stored on every other target where it enters the front, for free.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            if self.stop():
-                return "interrupted"
-            if deadline is not None and time.monotonic() > deadline:
-                return "timeout"
-            if self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
-                return "failing"
-            proposal = self._waiting_or_served()
-            if proposal is None:
-                if self.proposed >= n_trials:
-                    return "finished"
-                proposal = self._next()
-            if proposal is None:
-                return "exhausted"
-            try:
-                trial, graph = self._try(proposal)
-            except Interrupted:
-                self.storage.requeue(self.record.name)
-                return "interrupted"
-            self._store(proposal, trial, graph)
-            failed = trial.state is State.FAILED
-            self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
+        with self._at_work() as heartbeat:
+            while True:
+                heartbeat.check()
+                self._n_trials = n_trials or self.record.n_trials
+                ending = self._must_end(deadline)
+                if ending is not None:
+                    self._land()
+                    return ending
+                pause = self._step()
+                if pause is None:
+                    continue
+                if pause == "blocked":
+                    time.sleep(IDLE_S)
+                    self._look_around()
+                elif pause == "exhausted" or n_trials is not None or not self._more_asked():
+                    return pause
 
-    def _waiting_or_served(self) -> Proposal | None:
-        """What a crash left over, else the newest network on a target where it enters the front."""
-        if self._waiting:
-            return self._again(self._waiting.pop(0))
-        newest = self._newest
-        if newest is None or not newest.params:
-            return None
-        found = self._entering(newest)
-        if found is None:
-            self._newest = None
-            return None
-        params, candidate = found
-        attrs = {NETWORK_OF: newest.number}
-        return Proposal(self.finished, candidate, params, attrs, None)
+    @contextmanager
+    def _at_work(self) -> Iterator[Heartbeat]:
+        """A worker of the study, seen by others, while the block lasts; what it holds then waits.
 
-    def _entering(self, trial: Trial) -> tuple[Mapping[str, Any], Candidate] | None:
-        """The first further target on which the trial's network is a new member of the front.
-
-        Where rounding differs its accuracy is taken from here, and measured when it is stored.
+        Where the database fails, everything stays as after a crash, for others to find.
         """
-        own = Candidate.from_json(trial.candidate)
-        settings, candidates, points = [], [], []
-        for params in draws.others(self.space, trial.params, own.target).values():
-            candidate = self.space.candidate(params)
-            screening = self.problem.screen(candidate)
-            if candidate.key in self._keys or screening.reasons:
-                continue
-            metrics = {"accuracy": trial.metrics["accuracy"], **screening.metrics}
-            points.append([metrics[name].value for name in self.problem.objectives])
-            settings.append(params)
-            candidates.append(candidate)
-        if not points:
-            return None
-        rows = np.array(points, dtype=np.float64)
-        kept = self.record.box.front(np.vstack([self._front_points, rows]))[-len(rows) :]
-        place = int(np.argmax(kept))
-        return (settings[place], candidates[place]) if kept[place] else None
+        name = self.record.name
+        worker = self.storage.join(name, self.slot)
+        self._worker_id, self._flights, self._interrupted = worker.worker_id, {}, False
+        self.knowledge = self._knowing(worker.ordinal)
+        try:
+            with Heartbeat(self.storage, name, worker.worker_id, self.lease_s) as heartbeat:
+                self.storage.turn(name, self.knowledge.catch_up)
+                yield heartbeat
+        except StorageError:
+            raise
+        except BaseException:
+            self.storage.leave(name, worker.worker_id)
+            raise
+        self.storage.leave(name, worker.worker_id)
 
-    def _next(self) -> Proposal | None:
-        """The baselines first, then what the sampler wants; None when the space is used up."""
-        if self.proposed < 2:
-            return self._baseline(self.proposed)
-        return self._proposer.propose(self.finished, self.proposed - 2, self._keys)
+    def _must_end(self, deadline: float | None) -> Ending | None:
+        if self._interrupted or self.stop():
+            return "interrupted"
+        if deadline is not None and time.monotonic() > deadline:
+            return "timeout"
+        return "failing" if self._failed_in_a_row >= MAX_FAILURES_IN_A_ROW else None
 
-    def _again(self, trial: Trial) -> Proposal:
-        candidate = Candidate.from_json(trial.candidate)
-        return Proposal(trial.number, candidate, trial.params, trial.attrs, None, trial.baseline)
+    def _step(self) -> Pause | None:
+        """Begin a trial where a slot is free, and take what has come back; None when it could."""
+        pause: Pause | None = "blocked"
+        if len(self._flights) < self.executor.slots:
+            found = self.knowledge.next(self._n_trials)
+            if isinstance(found, Proposal):
+                self._try(found)
+                pause = None
+            else:
+                pause = found
+                self._look_around()
+        if not self._flights:
+            return pause
+        for number, outcome in self.executor.wait(POLL_S if pause else 0.0):
+            self._advance(number, outcome)
+        return None
 
-    def _baseline(self, place: int) -> Proposal:
-        if place == 0:
-            label, candidate = "float32", float_baseline(self.problem.float_target)
-        else:
-            label = "int8"
-            candidate = self.space.int8_baseline(self.problem.reference_target)
-        params = self.space.params(candidate) or {}
-        return Proposal(self.finished, candidate, params, {}, None, label)
+    def _look_around(self) -> None:
+        """Learn what other workers did, now and then."""
+        if time.monotonic() - self._looked < IDLE_S:
+            return
+        self._looked = time.monotonic()
+        if self.storage.revision(self.record.name) != self.knowledge.revision:
+            self._turn(lambda turn: None)
+
+    def _more_asked(self) -> bool:
+        before, self.record = self.record.n_trials, self.storage.study(self.record.name)
+        return self.record.n_trials > before
+
+    def _land(self) -> None:
+        """What is under way is handed back; results that come within moments count."""
+        self.executor.interrupt()
+        deadline = time.monotonic() + GRACE_S
+        while self._flights and time.monotonic() < deadline:
+            for number, outcome in self.executor.wait(POLL_S):
+                self._advance(number, outcome)
+
+    def _turn(self, act: Callable[[Turn], T]) -> T:
+        """Act in this worker's turn, knowing all that others stored before it."""
+        heard: dict[int, Trial] = {}
+        revision = self.knowledge.revision
+
+        def informed(turn: Turn) -> T:
+            nonlocal revision
+            heard.update({trial.number: trial for trial in self.knowledge.catch_up(turn)})
+            found = act(turn)
+            revision = turn.revision
+            return found
+
+        found = self.storage.turn(self.record.name, informed, self._worker_id)
+        self.knowledge.revision = revision
+        for trial in heard.values():
+            self.listener.heard(trial, self.front, self.hypervolume)
+        return found
 
     # --- one trial ----------------------------------------------------------------------------
 
-    def _try(self, proposal: Proposal) -> tuple[Trial, Graph | None]:
-        """Screen, then train and measure; a failure becomes the trial's reason."""
-        started = time.time()
-        screening = self.problem.screen(proposal.candidate)
-        trial = self._screened(proposal, screening, started)
-        if screening.reasons and not proposal.baseline:
-            reason = "; ".join(screening.reasons)
-            return replace(trial, state=State.INFEASIBLE, reason=reason), None
+    def _try(self, proposal: Proposal) -> None:
+        """Store the proposal's trial, or begin it where it needs time."""
+        trial, screening = self.knowledge.screened(proposal)
+        steps = self.knowledge.steps(proposal, trial, screening)
         try:
-            return self._measured(proposal, screening, trial)
-        except Interrupted:
-            raise
-        except StoppedEarlyError as stopped:
-            return stopping.stopped_trial(trial, stopped, time.time() - started), None
-        except (DseError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else '-'}"
-            return replace(trial, state=State.FAILED, reason=reason), None
+            task = next(steps)
+        except StopIteration as end:
+            self._finish(proposal, *end.value, begun=False)
+            return
+        begun = self._turn(lambda turn: self._claim(turn, proposal, trial, task))
+        if begun is None:
+            self._miss(proposal)
+            return
+        self.knowledge.began(proposal, begun)
+        if isinstance(task, Training):
+            self.listener.begun(begun)
+        proposal = replace(proposal, number=begun.number)
+        self._flights[begun.number] = _Flight(proposal, steps, task)
+        self.executor.submit(begun.number, task)
 
-    def _screened(self, proposal: Proposal, screening: Screening, started: float) -> Trial:
-        shapes = self.space.shapes(proposal.candidate)
-        return Trial(
-            number=proposal.number,
-            state=State.RUNNING,
-            params=proposal.params,
-            candidate=proposal.candidate.to_json(),
-            candidate_key=proposal.candidate.key,
-            network_key=proposal.candidate.network_key,
-            metrics={name: screening.metrics[name] for name in COST_METRICS},
-            parameters=shapes.parameters,
-            macs=shapes.macs,
-            violations=screening.violations,
-            baseline=proposal.baseline,
-            started=started,
-            attrs=proposal.attrs,
-        )
-
-    def _measured(
-        self, proposal: Proposal, screening: Screening, trial: Trial
-    ) -> tuple[Trial, Graph | None]:
-        rounding = self._rounding(proposal.candidate)
-        known = self._known.get((proposal.candidate.network_key, rounding))
-        graph: Graph | None = None
-        stage_s: Mapping[str, float] = {}
-        trained = False
-        if known is None:
-            self.storage.begin(self.record.name, trial)
-            self.listener.begun(trial)
-            curve: list[float] = []
-            found = self.evaluator.evaluate(
-                proposal.candidate, rounding, self._watch(proposal, curve)
-            )
-            if curve:
-                trial = replace(trial, attrs={**trial.attrs, stopping.CURVE: curve})
-            known = _Known(found.accuracy, found.samples, proposal.number, None, 0)
-            graph, stage_s, trained = found.graph, found.stage_s, found.trained
-        trial = self._judged(proposal, screening, trial, known)
-        trial = replace(trial, trained=trained, stage_s=stage_s)
-        if proposal.baseline or self._enters(trial):
-            return self._tested(trial, known, graph, rounding), graph
-        return trial, graph
-
-    def _watch(self, proposal: Proposal, curve: list[float]) -> Watch | None:
-        """Where the study wants it: what ends a training that cannot enter the front any more."""
-        if not self.problem.study.early_stop or proposal.baseline:
+    def _claim(self, turn: Turn, proposal: Proposal, trial: Trial, task: Task) -> Trial | None:
+        """The trial as it was begun; None when another worker was faster."""
+        open_ = self.knowledge.open
+        for old in open_.values():  # begun by a turn whose end we were not told, as the link broke
+            same = old.candidate_key == trial.candidate_key and old.state is State.RUNNING
+            if same and old.number not in self._flights and self._holds(turn, old.number):
+                return old
+        if proposal.number in open_ and proposal.asked is None:
+            if open_[proposal.number].state is not State.WAITING:
+                return None
+        elif self._late(proposal):
             return None
-        members = [self.trials[number] for number in self.front]
-        baseline = self.trials[0].value("accuracy") if 0 in self.trials else None
-        needed = stopping.needed_accuracy(self.problem, proposal.candidate, members, baseline)
-        return stopping.watch(self._curves, needed, curve)
+        else:
+            trial = replace(trial, number=self.knowledge.next_number)
+        turn.begin(trial, task.key)
+        return trial
 
-    def _judged(
-        self, proposal: Proposal, screening: Screening, trial: Trial, known: _Known
-    ) -> Trial:
-        baseline = self.trials[0].value("accuracy") if 0 in self.trials else known.accuracy.value
-        violations, reasons = self.problem.judge(
-            known.accuracy, baseline, proposal.candidate.target
-        )
-        missed = (*screening.reasons, *reasons)
-        return replace(
-            trial,
-            state=State.INFEASIBLE if missed else State.COMPLETE,
-            reason="; ".join(missed),
-            metrics={"accuracy": known.accuracy, **trial.metrics},
-            violations={**screening.violations, **violations},
-            validation_samples=known.samples,
-        )
+    def _holds(self, turn: Turn, number: int) -> bool:
+        return turn.holder(number) == self._worker_id
 
-    def _tested(
-        self, trial: Trial, known: _Known, graph: Graph | None, rounding: Rounding
-    ) -> Trial:
-        """Accuracy on test data for whoever enters the front; the search never reads it."""
-        metric, samples = known.test, known.test_samples
-        if metric is None:
-            if graph is None:
-                blob = self.storage.artifact(self.record.name, known.number, GRAPH)
-                if blob is None:
-                    return trial
-                graph = archive.from_bytes(blob)
-            metric, samples = self.evaluator.test_accuracy(graph, rounding)
-        return replace(trial, test_accuracy=metric, test_samples=samples)
+    def _late(self, proposal: Proposal) -> bool:
+        """Whether others meanwhile took the candidate, its network, or the last trial asked for."""
+        full = self.knowledge.asked >= self._n_trials and NETWORK_OF not in proposal.attrs
+        known = self.knowledge
+        return full or known.taken(proposal.candidate) or known.training_elsewhere(proposal)
 
-    # --- the front ----------------------------------------------------------------------------
+    def _miss(self, proposal: Proposal) -> None:
+        known = self.knowledge
+        if known.training_elsewhere(proposal) and not known.taken(proposal.candidate):
+            known.park(proposal)
+        else:
+            known.drop(proposal)
 
-    def _point(self, trial: Trial) -> list[float | None]:
-        return [trial.value(name) for name in self.problem.objectives]
+    def _advance(self, number: int, outcome: Outcome) -> None:
+        """Go on with a trial whose task has come to an end."""
+        flight = self._flights[number]
+        if isinstance(outcome, HandedBack):
+            del self._flights[number]
+            self._interrupted = True
+            return
+        if isinstance(outcome, Lost):
+            flight.losses += 1
+            if flight.losses < MAX_ATTEMPTS:
+                self.executor.submit(number, flight.task)
+                return
+            outcome = Failed(f"tried {MAX_ATTEMPTS} times: {outcome.reason}")
+        try:
+            flight.task = flight.steps.send(outcome)
+        except StopIteration as end:
+            del self._flights[number]
+            self._finish(flight.proposal, *end.value, begun=True)
+        else:
+            self.executor.submit(number, flight.task)
 
-    def _with_front(self, trial: Trial) -> np.ndarray[Any, Any]:
-        """Objectives of the front's members, then those of `trial`."""
-        row = np.array([self._point(trial)], dtype=np.float64)
-        return np.vstack([self._front_points, row])
-
-    def _enters(self, trial: Trial) -> bool:
-        return trial.eligible and bool(self.record.box.front(self._with_front(trial))[-1])
-
-    def _store(self, proposal: Proposal, trial: Trial, graph: Graph | None) -> None:
-        trial = replace(trial, finished=time.time())
-        front, hypervolume = None, None
-        points = self._front_points
-        if self._enters(trial):
-            points = self._with_front(trial)
-            kept = self.record.box.front(points)
-            numbers = (*self.front, trial.number)
-            front = tuple(n for n, keep in zip(numbers, kept, strict=True) if keep)
-            hypervolume, points = self.record.box.hypervolume(points), points[kept]
+    def _finish(
+        self, proposal: Proposal, trial: Trial, graph: Graph | None, *, begun: bool
+    ) -> None:
+        """Store a trial with the front that it changes; dropped when another worker was faster."""
         artifacts = {} if graph is None else {GRAPH: archive.to_bytes(graph)}
-        self.storage.finish(self.record.name, trial, front, hypervolume, artifacts)
-        if front is not None and hypervolume is not None:
-            self.front, self.hypervolume, self._front_points = front, hypervolume, points
-        self._proposer.tell(proposal, trial)
-        self._learn(trial)
-        self.listener.ended(trial, self.front, self.hypervolume)
+
+        def store(turn: Turn) -> tuple[Trial, FrontChange | None] | None:
+            if begun:
+                number = proposal.number
+                if not self._mine(turn, number):
+                    return None
+            elif self._late(proposal):
+                return None
+            else:
+                number = self.knowledge.next_number
+            done = replace(trial, number=number, finished=time.time())
+            change = self.knowledge.front_with(done)
+            members, volume = (
+                (None, None) if change is None else (change.members, change.hypervolume)
+            )
+            turn.finish(done, members, volume, artifacts)
+            return done, change
+
+        stored = self._turn(store)
+        if stored is None:
+            self._miss(proposal)
+            return
+        done, change = stored
+        self.knowledge.told(proposal, done)
+        if change is not None:
+            self.knowledge.set_front(change)
+        failed = done.state is State.FAILED
+        self._failed_in_a_row = self._failed_in_a_row + 1 if failed else 0
+        self.listener.ended(done, self.front, self.hypervolume)
+
+    def _mine(self, turn: Turn, number: int) -> bool:
+        """Whether a trial that we began is still ours to finish, though we may have been silent."""
+        trial = self.knowledge.open.get(number)
+        if trial is None:
+            return False
+        return trial.state is State.WAITING or self._holds(turn, number)

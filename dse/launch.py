@@ -7,16 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dse.database import without_password
 from dse.errors import DseError, StudyError, TargetError
+from dse.evaluation import Executor, InProcess, Measuring
 from dse.problem import Problem, build_problem
 from dse.provenance import versions
 from dse.rows import StudyRecord
 from dse.samplers import resolve
 from dse.storage import Storage
 from dse.study import StudyFile, difference, parse_study
+from dse.workers import NO_LIMITS, Limits, LocalPool
 
 if TYPE_CHECKING:
     from dse.explorer import Ending, Listener
@@ -170,33 +174,64 @@ def explore(
     launch: Launch,
     listener: Listener,
     *,
-    n_trials: int,
+    n_trials: int | None,
     timeout_s: float | None,
     stop: Callable[[], bool],
+    workers: int = 1,
+    limits: Limits = NO_LIMITS,
+    slot: Mapping[str, str] | None = None,
 ) -> Ending:
-    """Run the study until it has `n_trials` finished ones, the time is up, or `stop` says so."""
-    from dse.evaluate import Evaluator
+    """Run the study until it has `n_trials` finished ones, the time is up, or `stop` says so.
+
+    `workers` trials run at a time, each held to `limits`; `slot` says what this machine has.
+    """
     from dse.explorer import Explorer
     from dse.samples import keep_samples
-    from dse.workloads.download import cache_folder
 
-    evaluator = Evaluator(
-        launch.workload,
-        launch.dataset,
-        launch.recipe,
-        record.seed,
-        cache_folder() / "stages",
-        stop,
-    )
     # What is loaded by now stays: the collector need not look at it again while costs are computed.
     gc.collect()
     gc.freeze()
     listener = _proving(listener, storage, record, launch)
-    explorer = Explorer(storage, record, launch.problem, evaluator, listener, stop)
-    ending = explorer.run(n_trials, timeout_s)
+    executor = _executor(record, launch, stop, workers, limits)
+    try:
+        explorer = Explorer(storage, record, launch.problem, executor, listener, stop, slot=slot)
+        ending = explorer.run(n_trials, timeout_s)
+    finally:
+        executor.close()
     if explorer.finished:
         keep_samples(storage, record.name, launch.dataset)
     return ending
+
+
+def _executor(
+    record: StudyRecord, launch: Launch, stop: Callable[[], bool], workers: int, limits: Limits
+) -> Executor:
+    """This process alone, or a pool where several are wanted or one is to be held to limits."""
+    if workers == 1 and limits == NO_LIMITS:
+        return InProcess(
+            _evaluator(launch.workload, launch.dataset, launch.recipe, record.seed, stop)
+        )
+    make = partial(evaluator_of, launch.text, str(launch.folder), record.seed)
+    return LocalPool(make, workers, limits)
+
+
+def evaluator_of(text: str, folder: str, seed: int, stop: Callable[[], bool]) -> Measuring:
+    """What trains and measures a study's networks, in a process that knows only its file."""
+    from dse.workloads import check_workload, workload_of
+
+    study = parse_study(text, "the study")
+    workload = workload_of(study, Path(folder))
+    recipe = workload.recipe.with_changes(study.training)
+    return _evaluator(workload, check_workload(workload), recipe, seed, stop)
+
+
+def _evaluator(
+    workload: Workload, dataset: Dataset, recipe: Recipe, seed: int, stop: Callable[[], bool]
+) -> Measuring:
+    from dse.evaluate import Evaluator
+    from dse.workloads.download import cache_folder
+
+    return Evaluator(workload, dataset, recipe, seed, cache_folder() / "stages", stop)
 
 
 def _proving(listener: Listener, storage: Storage, record: StudyRecord, launch: Launch) -> Listener:
@@ -242,9 +277,11 @@ def _costs(problem: Problem, metrics: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-def resume_command(name: str, storage: str, n_trials: int) -> str:
-    """The exact command that goes on with a study."""
-    return f"dse resume {_quoted(name)} --storage {_quoted(storage)} --n-trials {n_trials}"
+def resume_command(name: str, storage: str, n_trials: int, workers: int = 1) -> str:
+    """The exact command that goes on with a study, but for a password, which it does not show."""
+    url = _quoted(without_password(storage))
+    crew = f" --workers {workers}" if workers > 1 else ""
+    return f"dse resume {_quoted(name)} --storage {url} --n-trials {n_trials}{crew}"
 
 
 def _quoted(text: str) -> str:

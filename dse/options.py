@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from dse.errors import StudyError
 from dse.tables import Format
+from dse.units import Dimension, parse_quantity
+from dse.workers import Limits
 
 StudyArgument = Annotated[
     str | None,
@@ -25,6 +28,52 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every trial.")]
 TrialsOption = Annotated[int | None, typer.Option("--n-trials", min=3, help="Proposals in all.")]
 TimeoutOption = Annotated[str | None, typer.Option(help="Stop after this time, such as '10 min'.")]
+
+WorkersOption = Annotated[
+    int, typer.Option("--workers", "-w", min=1, help="Trials at a time, each in its own process.")
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="What a trial's process may use, such as '4 GiB'.")
+]
+TrialTimeoutOption = Annotated[
+    str | None, typer.Option(help="What a trial may take, such as '30 min'.")
+]
+SlotOption = Annotated[
+    list[str] | None,
+    typer.Option(help="What this machine has, such as gpu=0; shown by 'dse status'. Repeat."),
+]
+
+
+def limits_of(memory: str | None, trial_timeout: str | None) -> Limits:
+    """What a trial may use; raises StudyError for what is no quantity above 0."""
+    return Limits(
+        None if memory is None else round(_above_zero("--memory", memory, "bytes")),
+        None if trial_timeout is None else _above_zero("--trial-timeout", trial_timeout, "seconds"),
+    )
+
+
+def seconds_of(timeout: str | None) -> float | None:
+    """`--timeout` in seconds; raises StudyError for what is no time above 0."""
+    return None if timeout is None else _above_zero("--timeout", timeout, "seconds")
+
+
+def _above_zero(flag: str, text: str, dimension: Dimension) -> float:
+    try:
+        found = parse_quantity(text, dimension)
+    except StudyError as error:
+        raise StudyError(f"{flag}: {error}") from error
+    if found <= 0:
+        raise StudyError(f"{flag} is '{text}'; allowed: above 0")
+    return found
+
+
+def slot_of(labels: list[str] | None) -> dict[str, str]:
+    """`gpu=0` and the like by name; raises StudyError for what has no '='."""
+    wrong = [label for label in labels or [] if "=" not in label.strip("=")]
+    if wrong:
+        raise StudyError(f"--slot is '{wrong[0]}'; allowed: NAME=VALUE, such as gpu=0")
+    pairs = (label.split("=", 1) for label in labels or [])
+    return {name.strip(): value.strip() for name, value in pairs}
 
 
 def chosen_form(as_json: bool, form: Format) -> Format:

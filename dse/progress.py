@@ -87,6 +87,10 @@ class StudyProgress:
                 f"{self._finished()}/{self.total} {status}", highlight=False, soft_wrap=True
             )
 
+    def heard(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
+        """Another worker has stored a trial; it counts as well."""
+        self.ended(trial, front, hypervolume)
+
     def line(self, trial: Trial) -> str:
         """One trial in one line."""
         values = ", ".join(f"{n} {format_value(n, trial.value(n))}" for n in self.objectives)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -19,16 +19,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from dse import draws
 from dse.candidate import Candidate
 from dse.errors import StudyError
-from dse.greybox import GreyBoxSampler
-from dse.greybox.history import CLAIM
 from dse.problem import Problem
 from dse.rows import StudyRecord
 from dse.samplers import GREY_BOX, make_sampler, starts
-from dse.search_costs import grey_box
 from dse.trial import METRICS, State, Trial
+
+if TYPE_CHECKING:
+    from dse.greybox import GreyBoxSampler
 
 # Proposals of known candidates before the last one is changed a little instead.
 MAX_REPEATS = 5
+# Between the draws of two workers: more than the trials of any study.
+STREAM = 10_000_019
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,13 @@ class Proposal:
 
 
 class Proposer:
-    """Asks a study's sampler, and tells it; nothing here is stored as it stands."""
+    """Asks a study's sampler, and tells it; nothing here is stored as it stands.
 
-    def __init__(self, problem: Problem, record: StudyRecord) -> None:
+    Trials that run while it asks are believed: the grey box takes them at their predicted means,
+    TPE and the Gaussian process in ways of their own. `ordinal` makes workers draw differently.
+    """
+
+    def __init__(self, problem: Problem, record: StudyRecord, ordinal: int = 0) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.problem, self.record, self.space = problem, record, problem.space
         self._study = optuna.create_study(
@@ -57,6 +63,8 @@ class Proposer:
         self._baseline: float | None = None  # accuracy of the float32 network
         self._samples: int | None = None
         self._grey: GreyBoxSampler | None = None
+        self._stream = ordinal * STREAM
+        self._believed: dict[int, int] = {}  # number in the memory study, by trial
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -65,12 +73,13 @@ class Proposer:
 
         `asked_before` proposals came before this one, without the baselines.
         """
-        source = random.Random(self.record.seed * 1_000_003 + number)
+        draw = number + self._stream
+        source = random.Random(self.record.seed * 1_000_003 + draw)
         if asked_before < starts(self.record.sampler, self.record.sampler_settings):
             params = draws.spread(self.problem, known, source)
             if params is not None:
                 return self._enqueued(params, number)
-        self._study.sampler = self._sampler(number)
+        self._study.sampler = self._sampler(draw)
         for _ in range(MAX_REPEATS):
             try:
                 proposal = self._ask(number)
@@ -93,30 +102,62 @@ class Proposer:
         asked = self._study.ask(self.space.distributions)
         candidate = self.space.candidate(asked.params)
         attrs = dict(self._study._storage.get_trial_system_attrs(asked._trial_id))
-        attrs.pop(CLAIM, None)
+        if self._grey is not None:
+            from dse.greybox.history import CLAIM
+
+            attrs.pop(CLAIM, None)
         return Proposal(number, candidate, asked.params, attrs, asked)
 
-    def _sampler(self, number: int) -> BaseSampler:
-        """The sampler for a trial; the grey box is kept for the costs that it has asked for."""
+    def _sampler(self, draw: int) -> BaseSampler:
+        """The sampler for a draw; the grey box is kept for the costs that it has asked for."""
         record = self.record
         if record.sampler not in GREY_BOX:
             return make_sampler(
                 record.sampler,
                 record.sampler_settings,
                 record.seed,
-                number,
+                draw,
                 self.space.choices,
                 self.space.distributions,
+                others=self._others(),
             )
         if self._grey is None:
+            from dse.search_costs import grey_box  # loads a second of scikit-learn
+
             known = (self._baseline, self._samples)
             self._grey = grey_box(self.problem, record.sampler_settings, record.seed, *known)
-        self._grey.number = number
+        self._grey.number = draw
         return self._grey
 
     # --- telling ------------------------------------------------------------------------------
 
-    def replay(self, trial: Trial) -> None:
+    def believe(self, trial: Trial) -> None:
+        """A trial runs that no proposal of ours waits for: samplers are to take it into account."""
+        if trial.state is State.RUNNING and trial.params and trial.number not in self._believed:
+            self._believed[trial.number] = len(self._study.get_trials(deepcopy=False))
+            self._study.add_trial(self._frozen(trial, TrialState.RUNNING))
+
+    def tell(self, trial: Trial, asked: optuna.Trial | None = None) -> None:
+        """Tell the sampler what came of a trial; `asked` is the proposal's, where it was ours."""
+        place = self._believed.pop(trial.number, None)
+        if asked is not None:
+            self._end(trial, asked)
+        elif place is not None:
+            self._end(trial, place)
+        else:
+            self._add(trial)
+        self._remember(trial)
+
+    def drop(self, proposal: Proposal) -> None:
+        """Nothing comes of a proposal, as another worker has the same."""
+        if proposal.asked is not None:
+            self._study.tell(proposal.asked, state=TrialState.FAIL)
+
+    def _others(self) -> bool:
+        """Whether trials run while the sampler is asked."""
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def _add(self, trial: Trial) -> None:
         """Take over a finished trial that no sampler waits for."""
         if self._tellable(trial):
             self._study.add_trial(self._frozen(trial))
@@ -128,20 +169,20 @@ class Proposer:
                     distributions=self.space.distributions,
                 )
             )
-        self._remember(trial)
 
-    def tell(self, proposal: Proposal, trial: Trial) -> None:
-        """Tell the sampler what came of its proposal."""
-        if proposal.asked is None:
-            self.replay(trial)
+    def _end(self, trial: Trial, asked: optuna.Trial | int) -> None:
+        """End a trial of the memory study that runs."""
+        if not self._tellable(trial):
+            self._study.tell(asked, state=TrialState.FAIL)
             return
-        if self._tellable(trial):
-            for name, value in self._constraints(trial).items():
-                proposal.asked.set_constraint(name, value)
-            self._study.tell(proposal.asked, self._values(trial))
-        else:
-            self._study.tell(proposal.asked, state=TrialState.FAIL)
-        self._remember(trial)
+        for name, value in self._constraints(trial).items():
+            if isinstance(asked, int):
+                found = self._study.get_trials(deepcopy=False)[asked]._trial_id
+                key = f"constraints:{name}"
+                self._study._storage.set_trial_system_attr(found, key, value)
+            else:
+                asked.set_constraint(name, value)
+        self._study.tell(asked, self._values(trial))
 
     def _remember(self, trial: Trial) -> None:
         accuracy = trial.value("accuracy")
@@ -151,14 +192,15 @@ class Proposer:
         if trial.number == 0:
             self._baseline, self._samples = accuracy, trial.validation_samples or None
 
-    def _frozen(self, trial: Trial) -> FrozenTrial:
+    def _frozen(self, trial: Trial, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+        done = state is TrialState.COMPLETE
         return create_trial(
-            state=TrialState.COMPLETE,
-            values=self._values(trial),
+            state=state,
+            values=self._values(trial) if done else None,
             params=dict(trial.params),
             distributions=self.space.distributions,
             system_attrs=dict(trial.attrs),
-            constraints=self._constraints(trial),
+            constraints=self._constraints(trial) if done else None,
         )
 
     def _tellable(self, trial: Trial) -> bool:

@@ -91,6 +91,10 @@ class Prover:
         self._note(trial)
         self._prove((trial.number,) if self.which == "always" else front)
 
+    def heard(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
+        """Another worker has stored a trial; it proves its own."""
+        self.listener.heard(trial, front, hypervolume)
+
     def _note(self, trial: Trial) -> None:
         if not trial.eligible or trial.proof is not None:
             return

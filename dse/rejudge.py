@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dse.candidate import Candidate
+from dse.errors import StudyError
 from dse.front import front_of
 from dse.problem import Problem
 from dse.rows import StudyRecord
@@ -17,8 +18,15 @@ def change_limits(storage: Storage, record: StudyRecord, problem: Problem, text:
     """Judge every stored trial of a study by the problem's constraints and store what that gives.
 
     `text` is the study file with them. States, violations and the newest front change; metrics,
-    artifacts and earlier fronts stay. Returns how many trials changed.
+    artifacts and earlier fronts stay. Returns how many trials changed. Raises StudyError while
+    workers are at it.
     """
+    busy = [worker for worker in storage.workers(record.name) if worker.live and not worker.gone]
+    if busy:
+        raise StudyError(
+            f"{len(busy)} workers are at study '{record.name}' and judge by its old limits; end "
+            "them first (dse status)"
+        )
     trials = storage.trials(record.name)
     baseline = next((t.value("accuracy") for t in trials if t.number == 0), None)
     judged = [_judged(trial, problem, baseline) for trial in trials]

@@ -92,19 +92,22 @@ def make_sampler(
     number: int,
     choices: Mapping[str, Sequence[Any]],
     distributions: Mapping[str, BaseDistribution] | None = None,
+    others: bool = False,
 ) -> BaseSampler:
     """The sampler for trial `number`; equal arguments and stored trials give equal proposals.
 
     `choices` are the values of every knob, which only the grid needs. With `distributions`, a
     sampler that draws all knobs together takes them as the space, instead of comparing those of
-    every stored trial (150 ms a proposal for 80 knobs and 1,000 trials). Raises StudyError for an
+    every stored trial (150 ms a proposal for 80 knobs and 1,000 trials). With `others`, trials run
+    meanwhile, and TPE keeps away from them (its constant liar). Raises StudyError for an
     unknown sampler or setting, and for a grid of more than 20,000 points.
     """
     check_settings(name, settings)
     if name in GREY_BOX:
         raise StudyError(f"sampler '{name}' is made for a whole problem: dse.search_costs.grey_box")
     derived = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    sampler = _MAKERS[name](dict(settings), derived, seed, choices)
+    options = dict(settings) | ({"constant_liar": True} if others and name == "tpe" else {})
+    sampler = _MAKERS[name](options, derived, seed, choices)
     together = name in ("nsga2", "nsga3", "gp") or settings.get("multivariate", False)
     if distributions is not None and together:
         known = {knob: found for knob, found in distributions.items() if not found.single()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,19 @@ from dse.samplers import resolve
 from dse.storage import Storage
 from dse.tables import console
 from dse.units import format_value
+from dse.workers import NO_LIMITS, Limits
 
 if TYPE_CHECKING:
     from dse.explorer import Ending
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who does the work here: processes, what a trial may use, and what the machine has."""
+
+    workers: int = 1
+    limits: Limits = NO_LIMITS
+    slot: Mapping[str, str] = field(default_factory=dict)
 
 
 def print_preview(found: Mapping[str, Any]) -> None:
@@ -40,13 +51,17 @@ def explore_on_terminal(
     opened: Storage,
     record: StudyRecord,
     launch: Launch,
-    total: int,
+    total: int | None,
     timeout_s: float | None,
     *,
+    crew: Crew,
     quiet: bool,
     verbose: bool,
 ) -> Ending:
-    """Explore with progress until it ends; Ctrl-C and SIGTERM end the trial in hand cleanly."""
+    """Explore with progress until it ends; Ctrl-C and SIGTERM end the trials in hand cleanly.
+
+    Without a `total` it is the study's own, which may be raised meanwhile.
+    """
     screen = console()
     if not quiet:
         screen.print(f"{record.name}: {describe(launch.problem)}", highlight=False)
@@ -57,9 +72,14 @@ def explore_on_terminal(
     done = [trial for trial in opened.trials(record.name) if trial.state.finished]
     timeout_s = timeout_s or launch.study.timeout
     with (
-        _stop_on_signal() as stopped,
+        stop_on_signal() as stopped,
         StudyProgress(
-            screen, record.objectives, total, done, quiet=quiet, verbose=verbose
+            screen,
+            record.objectives,
+            total or record.n_trials,
+            done,
+            quiet=quiet,
+            verbose=verbose,
         ) as listener,
     ):
         return explore(
@@ -70,26 +90,29 @@ def explore_on_terminal(
             n_trials=total,
             timeout_s=timeout_s,
             stop=lambda: bool(stopped),
+            workers=crew.workers,
+            limits=crew.limits,
+            slot=crew.slot,
         )
 
 
-def tell_ending(ending: Ending, name: str, url: str, total: int) -> int:
+def tell_ending(ending: Ending, name: str, url: str, total: int, workers: int = 1) -> int:
     """Say why a run ended and the exact command that goes on; the exit code, 130 after Ctrl-C."""
     words = {
         "timeout": "the time is up",
-        "interrupted": "stopped; the trial in hand waits to be done again",
+        "interrupted": "stopped; what was in hand waits to be done again",
         "exhausted": "every candidate of the space is known",
         "failing": "the last 10 trials failed; 'dse show' of the last one says why",
     }
     if ending in words:
         print(words[ending])
     if ending not in ("finished", "exhausted"):
-        print(f"go on with: {resume_command(name, url, total)}")
+        print(f"go on with: {resume_command(name, url, total, workers)}")
     return 130 if ending == "interrupted" else 0
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
+def stop_on_signal() -> Iterator[list[int]]:
     """A list that a first Ctrl-C or SIGTERM fills; a second Ctrl-C ends the process at once."""
     received: list[int] = []
 

@@ -77,6 +77,14 @@ class Turn:
         held = (w.holds for w in self.workers() if w.worker_id == self.worker_id)
         return {number for numbers in held for number in numbers}
 
+    def holder(self, number: int) -> int | None:
+        """The worker that holds a running trial."""
+        claims, evaluations = schema.claims.c, schema.evaluations
+        chosen = sa.select(claims.worker_id).join(
+            evaluations, evaluations.c.evaluation_id == claims.evaluation_id
+        )
+        return self._connection.execute(chosen.where(self._this(number))).scalar()
+
     def attempts(self, number: int) -> int:
         """How often the trial was begun, without those that were handed back."""
         attempts: int = self._connection.execute(

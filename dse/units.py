@@ -15,7 +15,7 @@ Dimension: TypeAlias = Literal["share", "bytes", "seconds", "joules", "hertz"]
 UNITS: Mapping[Dimension, Mapping[str, float]] = MappingProxyType(
     {
         "share": {"%": 0.01},
-        "bytes": {"B": 1, "kB": 1e3, "KiB": 1024, "MB": 1e6, "MiB": 1024**2},
+        "bytes": {"B": 1, "kB": 1e3, "KiB": 1024, "MB": 1e6, "MiB": 1024**2, "GiB": 1024**3},
         "seconds": {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60, "h": 3600},
         "joules": {"J": 1, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9},
         "hertz": {"Hz": 1, "kHz": 1e3, "MHz": 1e6},
@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?) ?(\S*)$")
 # Largest first; the first step that leaves a number >= 1 is used.
 _PRETTY: Mapping[str, tuple[tuple[str, float], ...]] = MappingProxyType(
     {
-        "bytes": (("MiB", 1024**2), ("KiB", 1024), ("B", 1)),
+        "bytes": (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024), ("B", 1)),
         "seconds": (("s", 1), ("ms", 1e-3), ("us", 1e-6)),
         "joules": (("J", 1), ("mJ", 1e-3), ("uJ", 1e-6), ("nJ", 1e-9)),
         "hertz": (("MHz", 1e6), ("kHz", 1e3), ("Hz", 1)),

@@ -1,4 +1,7 @@
-"""A small problem whose true front is known: real shapes and costs, accuracy by a formula."""
+"""A small problem whose true front is known: real shapes and costs, accuracy by a formula.
+
+Loading it loads no torch: a worker that only computes the formula is a small process.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from dse.candidate import Candidate
-from dse.evaluate import Evaluation, Interrupted
+from dse.evaluation import Evaluation, InProcess, Interrupted
 from dse.explorer import Explorer
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
-from dse.graph.trace import trace
 from dse.launch import Launch, record_of
 from dse.pareto import non_dominated
 from dse.problem import Problem, build_problem
@@ -24,7 +25,6 @@ from dse.stopping import Watch
 from dse.storage import Storage
 from dse.study import parse_study
 from dse.trial import Metric, Trial
-from dse.workloads import WORKLOADS
 
 STUDY = """
 name: small
@@ -47,6 +47,10 @@ EPOCHS = 5
 
 
 def small_graph() -> Graph:
+    from torch import nn
+
+    from dse.graph.trace import trace
+
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -59,8 +63,8 @@ def small_graph() -> Graph:
     return trace(model, (1, 8, 8), "small")
 
 
-def small_problem(text: str = STUDY) -> Problem:
-    return build_problem(parse_study(text, "small.yaml"), small_graph(), 10)
+def small_problem(text: str = STUDY, graph: Graph | None = None) -> Problem:
+    return build_problem(parse_study(text, "small.yaml"), graph or small_graph(), 10)
 
 
 @dataclass
@@ -144,8 +148,13 @@ class Silent:
     def ended(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
         self.seen.append(trial)
 
+    def heard(self, trial: Trial, front: Sequence[int], hypervolume: float) -> None:
+        self.seen.append(trial)
+
 
 def small_record(problem: Problem, name: str = "small", **changes: object) -> StudyRecord:
+    from dse.workloads import WORKLOADS
+
     workload = WORKLOADS["digits"]
     launch = Launch(
         problem.study, STUDY, Path(), workload, workload.load(), workload.recipe, problem
@@ -157,4 +166,4 @@ def small_record(problem: Problem, name: str = "small", **changes: object) -> St
 def explorer(
     storage: Storage, record: StudyRecord, problem: Problem, evaluator: FormulaEvaluator
 ) -> Explorer:
-    return Explorer(storage, record, problem, evaluator, Silent())
+    return Explorer(storage, record, problem, InProcess(evaluator), Silent())

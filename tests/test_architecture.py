@@ -40,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("workloads",),
     ("compress",),
     ("firmware",),
+    ("evaluation",),
     ("evaluate",),
     (
         "rows",
@@ -57,7 +58,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("finding",),
     ("audit_optuna",),
     ("transfer", "audit", "backup"),
-    ("proposer", "firmware.bundle", "firmware.verify"),
+    ("proposer", "heartbeat", "workers", "firmware.bundle", "firmware.verify"),
+    ("knowledge",),
     ("explorer",),
     ("prover", "samples"),
     ("launch", "rescore"),
@@ -76,7 +78,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("browse", "compare"),
     ("export", "proof", "confusion", "terminal", "options", "fit_matrix"),
-    ("target_commands", "rescore_command", "deciding_commands", "database_commands"),
+    (
+        "target_commands",
+        "rescore_command",
+        "deciding_commands",
+        "database_commands",
+        "worker_commands",
+    ),
     ("cli",),
 )
 RANK = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -135,6 +143,8 @@ def test_imports_run_downwards(module: str, path: Path) -> None:
         "estimate",
         "rescore",
         "choose",
+        "explorer",
+        "workers",
         "browse.server",
     ],
 )

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dse.candidate import Candidate
-from dse.evaluate import Evaluation, Evaluator
+from dse.evaluate import Evaluator
+from dse.evaluation import Evaluation
 from dse.firmware.emit import Sources, emit
 from dse.graph import archive, execute
 from dse.graph.ir import Graph

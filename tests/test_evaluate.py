@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 import torch
 
 from dse.candidate import Candidate
-from dse.evaluate import Evaluator, Interrupted, wilson_interval
+from dse.evaluate import Evaluator, wilson_interval
+from dse.evaluation import Interrupted
 from dse.graph import execute
 from dse.graph.ir import without_values
 from dse.graph.trace import trace
@@ -159,3 +162,37 @@ def test_a_teacher_changes_what_is_fine_tuned_and_nothing_else(tmp_path: Path) -
     ranged = found.evaluate(candidate(**pruned, **taught, ranges="mse"), "double")
     assert not ranged.trained
     assert ranged.graph.tensors != with_teacher.graph.tensors
+
+
+LOCKED = """
+import sys, time
+from tests.test_evaluate import evaluator
+from pathlib import Path
+own = evaluator(Path(sys.argv[1]))
+with own._alone(own._baseline_file):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_one_machine_do_not_train_the_same_network_at_once(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", LOCKED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"held\n"
+    looks: list[int] = []
+
+    def stop() -> bool:
+        looks.append(1)
+        return len(looks) > 3
+
+    waiting = evaluator(tmp_path)
+    waiting.should_stop = stop
+    with pytest.raises(Interrupted):
+        waiting.baseline()
+    child.kill()  # and lets go
+    child.communicate()
+    with waiting._alone(waiting._baseline_file):
+        pass
