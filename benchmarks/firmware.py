@@ -1,13 +1,14 @@
 """Bit-exactness of the emitted C: real networks and inputs on emulated cores, byte for byte.
 
-Every workload with its data here x activations {int8, int16} x weight bits {8, 8/4, 4, 2} x core x
-kernels x compiler, at least 100 test inputs each, against the exact integer executor. Writes
-reports/firmware.md.
+Every workload with its data here x {8, 8/4, 4, 2 bits, int16 activations} x core x compiler, at
+least 100 test inputs each, against the exact integer executor. Small networks run with all kernels
+of a core and int16 activations beside every width, large ones with the quickest kernels and beside
+8 bits. Writes reports/firmware.md.
 
-    python benchmarks/firmware.py                            # digits everywhere, LeNet-5 on M0+, M4
-    python benchmarks/firmware.py --lenet-cores all          # LeNet-5 everywhere too
+    python benchmarks/firmware.py
+    python benchmarks/firmware.py --workloads har --keep     # the rows of the other workloads stay
+    python benchmarks/firmware.py --every                    # large networks like small ones
     python benchmarks/firmware.py --workloads digits --cores cortex-m4 --bits 4 --compilers gcc
-    python benchmarks/firmware.py --activations int16 --output int16.md
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -53,15 +54,17 @@ Activations = Literal["int8", "int16"]
 ACTIVATIONS: tuple[Activations, ...] = ("int8", "int16")
 # A network of a workload: activations, bits of the weights.
 Kind = tuple[Activations, str]
+Cells = tuple[str, ...]
 # The trained recipes, shortened: this is about bytes, not about accuracy.
-SHORT = {
-    "digits": {"epochs": 8},
-    "lenet5-mnist": {"epochs": 1, "train_samples": 10_000},
-    "lenet5-fashion-mnist": {"epochs": 1, "train_samples": 10_000},
-}
+SHORT: Mapping[str, Mapping[str, int]] = {"digits": {"epochs": 8}}
+SHORTEST = {"epochs": 1, "train_samples": 10_000}
+# Above, a network is large: 100 inputs take seconds to minutes a combination.
+LARGE_MACS = 1_000_000
 # The other contract, on the smallest and the usual core.
 SINGLE_CORES, SINGLE_WIDTHS = ("cortex-m0plus", "cortex-m4"), ("8", "4")
 TARGET = "nucleo_f446re/native/180MHz"
+# Columns of the table, and which holds "matching / total".
+COLUMNS, COUNTS = 13, 7
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ class Result:
     cycles: float | None
     emulator: str
 
+    @property
+    def cells(self) -> Cells:
+        """The row of the table."""
+        case = self.case
+        return (
+            *(case.workload, case.activations, case.bits, case.rounding, case.core),
+            *(case.backend, case.compiler, f"{self.matching} / {self.total}"),
+            *(f"{self.flash_bytes:,}", f"{self.ram_bytes:,}", f"{self.instructions:,}"),
+            "-" if self.cycles is None else f"{self.cycles:,.0f}",
+            self.emulator,
+        )
+
 
 @dataclass(frozen=True)
 class Network:
@@ -124,7 +139,7 @@ def networks(name: str, kinds: Sequence[Kind], samples: int) -> dict[Kind, Netwo
     """The networks of a workload; training is cached. Raises WorkloadError."""
     workload = WORKLOADS[name]
     dataset = workload.load()
-    recipe = workload.recipe.with_changes({**SHORT[name], "threads": 1})
+    recipe = workload.recipe.with_changes({**changes(name), "threads": 1})
     evaluator = Evaluator(workload, dataset, recipe, 0, cache_folder() / "stages")
     inputs = dataset.test.take(samples).inputs
     found = {}
@@ -135,6 +150,11 @@ def networks(name: str, kinds: Sequence[Kind], samples: int) -> dict[Kind, Netwo
         assert done.accuracy.value is not None
         found[activations, width] = Network(done.graph, inputs, done.accuracy.value)
     return found
+
+
+def changes(name: str) -> Mapping[str, int]:
+    """What is changed in the recipe of a workload."""
+    return SHORT.get(name, SHORTEST)
 
 
 def kinds_of(options: argparse.Namespace) -> list[Kind]:
@@ -150,17 +170,19 @@ def layer_bits(width: str, layers: Sequence[str]) -> dict[str, int]:
 
 
 def cases(
-    name: str, kinds: Sequence[Kind], cores: Sequence[str], chosen: Sequence[str]
+    name: str, kinds: Sequence[Kind], cores: Sequence[str], chosen: Sequence[str], every: bool
 ) -> Iterator[Case]:
-    """Every combination that the core can run."""
+    """Every combination that the core can run, without `every` those of a large network."""
     for activations, width in kinds:
+        if not every and activations == "int16" and width != "8":
+            continue
         kind = (name, activations, width)
         for core in cores:
             backends = backends_of(core)
             for compiler in chosen:
-                for backend in backends:
+                for backend in backends if every else backends[-1:]:
                     yield Case(*kind, "double", core, backend, compiler)
-                if name == "digits" and core in SINGLE_CORES and width in SINGLE_WIDTHS:
+                if every and core in SINGLE_CORES and width in SINGLE_WIDTHS:
                     yield Case(*kind, "single", core, backends[-1], compiler)
 
 
@@ -171,21 +193,9 @@ def backends_of(core: str) -> tuple[str, ...]:
     return ("native", "native-dsp", *(("native-mve",) if core in WITH_MVE else ()))
 
 
-def choose(
-    name: str, options: argparse.Namespace, there: Sequence[str], chosen: Sequence[str]
-) -> tuple[list[Case], list[str]]:
-    """(Cases of a workload, sentences about those left out to save time)."""
-    found = list(cases(name, kinds_of(options), there, chosen))
-    if name == "digits" or "all" in options.lenet_cores:
-        return found, []
-    kept = [case for case in found if case.core in options.lenet_cores]
-    skipped = [core for core in there if core not in options.lenet_cores]
-    reasons = [f"{name} on {', '.join(skipped)}: time"] if skipped else []
-    if "cortex-m0plus" in options.lenet_cores and chosen[1:]:
-        # 100 inputs take 15 s: no machine of QEMU has this core.
-        kept = [c for c in kept if c.core != "cortex-m0plus" or c.compiler == chosen[0]]
-        reasons.append(f"{name} on cortex-m0plus with {', '.join(chosen[1:])}: time")
-    return kept, [f"{reason} (`--lenet-cores all` runs them)" for reason in reasons]
+def is_large(made: Mapping[Kind, Network]) -> bool:
+    """Whether a workload's networks take long to emulate."""
+    return any(network.graph.macs > LARGE_MACS for network in made.values())
 
 
 def run(case: Case, rows: Bytes, expected: Bytes, graph: Graph) -> Result:
@@ -193,14 +203,12 @@ def run(case: Case, rows: Bytes, expected: Bytes, graph: Graph) -> Result:
     with TemporaryDirectory(prefix="dse-") as folder:
         sources = emit(graph, "network", case.backend, case.rounding)
         image = build(sources, case.core, case.compiler, OPTIMIZE, Path(folder))
-        return _emulated(case, image, rows, expected)
+        return _emulated(case, image, rows, expected, graph.macs > LARGE_MACS)
 
 
-def _emulated(case: Case, image: Image, rows: Bytes, expected: Bytes) -> Result:
-    """A large network runs on the quicker QEMU where that has the core, its first input on both."""
-    both = bool(
-        case.workload != "digits" and image.cpu.machine and image.cpu.unicorn and qemu_version()
-    )
+def _emulated(case: Case, image: Image, rows: Bytes, expected: Bytes, large: bool) -> Result:
+    """A large network runs on the quicker QEMU where that is installed, its first input on both."""
+    both = bool(large and image.cpu.unicorn and qemu_version())
     counted = emulate(image, rows[:1] if both else rows)
     outputs, emulator = counted.outputs, counted.emulator
     if both:
@@ -251,88 +259,81 @@ def run_all(
     return results, failed
 
 
-def page(
-    results: Sequence[Result],
-    made: dict[tuple[str, Kind], Network],
-    left_out: Sequence[str],
-    seconds: float,
-) -> str:
-    """The text of reports/firmware.md."""
-    exact = sum(one.matching == one.total for one in results)
-    outputs, right = sum(one.total for one in results), sum(one.matching for one in results)
-    versions = ", ".join(f"{one.name} {one.version}" for one in compilers().values())
-    lines = [
-        "# Firmware: bit for bit",
-        "",
-        "Made by `python benchmarks/firmware.py`. Each network was emitted as C, built with "
-        f"`{OPTIMIZE}` and run on an emulated core on real test inputs; its outputs were compared "
-        "byte for byte with `dse.graph.execute`, the exact integer network.",
-        "",
-        f"**{exact} of {len(results)} combinations are exact: {right:,} of {outputs:,} outputs "
-        f"match in every byte.** Compilers: {versions}. The run took {seconds:.0f} s.",
-        "",
-        "Flash is code and constants of the network in the linked image; RAM its arena, static "
-        "variables and stack at its deepest. Instructions and cycles are those of one inference, "
-        "memory without wait states. Contract: how accumulators are scaled (`double`: "
-        "two roundings, as in CMSIS-NN; `single`: one, as in XNNPACK; beside int16 activations: "
-        "docs/decisions/0006-int16-activations.md).",
-        "",
-        *_accuracies(made),
-        "",
-        "| workload | activations | weight bits | contract | core | kernels | compiler "
-        "| matching / total | flash B | RAM B | instructions | cycles | emulator |",
-        "| --- | --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
-        *map(_row, results),
-        "",
-        "## Left out",
-        "",
-        *(f"- {reason}" for reason in left_out),
-    ]
-    return "\n".join(lines) + "\n"
+@dataclass
+class Report:
+    """What reports/firmware.md says: a line a workload, the rows of the table, and what is not."""
 
+    networks: dict[str, str]
+    rows: list[Cells]
+    left_out: list[str]
 
-def _write(
-    path: Path,
-    results: Sequence[Result],
-    made: dict[tuple[str, Kind], Network],
-    left_out: Sequence[str],
-    seconds: float,
-) -> None:
-    path.write_text(page(results, made, left_out, seconds), encoding="utf-8")
-
-
-def _accuracies(made: dict[tuple[str, Kind], Network]) -> Iterator[str]:
-    names = dict.fromkeys(name for name, _ in made)
-    yield "Networks, trained shortly, with their accuracy on validation data:"
-    yield ""
-    for name in names:
-        changes = ", ".join(f"{key} {value:,}" for key, value in SHORT[name].items())
-        found = ", ".join(
-            f"{activations} with {bits} bit {100 * network.accuracy:.1f} %"
-            for (workload, (activations, bits)), network in made.items()
-            if workload == name
+    @classmethod
+    def kept(cls, path: Path, anew: Sequence[str], left_out: Sequence[str]) -> Report:
+        """A report with what is in the file of workloads that are not run anew."""
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in lines]
+        rows = [row for row in rows if len(row) == COLUMNS and row[0] in WORKLOADS]
+        networks = {
+            name: line for line in lines for name in WORKLOADS if line.startswith(f"- {name} (")
+        }
+        return cls(
+            {name: line for name, line in networks.items() if name not in anew},
+            [row for row in rows if row[0] not in anew],
+            list(left_out),
         )
-        yield f"- {name} ({changes}): {found}"
+
+    @property
+    def text(self) -> str:
+        """The page."""
+        order = list(WORKLOADS)
+        rows = sorted(self.rows, key=lambda row: order.index(row[0]))
+        counts = [tuple(map(int, row[COUNTS].split(" / "))) for row in rows]
+        right, outputs = (sum(pair[i] for pair in counts) for i in (0, 1))
+        exact = sum(matching == total for matching, total in counts)
+        versions = ", ".join(f"{one.name} {one.version}" for one in compilers().values())
+        lines = [
+            "# Firmware: bit for bit",
+            "",
+            "Made by `python benchmarks/firmware.py`. Each network was emitted as C, built with "
+            f"`{OPTIMIZE}` and run on an emulated core on real test inputs; its outputs were "
+            "compared byte for byte with `dse.graph.execute`, the exact integer network.",
+            "",
+            f"**{exact} of {len(rows)} combinations are exact: {right:,} of {outputs:,} outputs "
+            f"match in every byte.** Compilers: {versions}.",
+            "",
+            "Flash is code and constants of the network in the linked image; RAM its arena, static "
+            "variables and stack at its deepest. Instructions and cycles are those of one "
+            "inference, memory without wait states. Contract: how accumulators are scaled "
+            "(`double`: two roundings, as in CMSIS-NN; `single`: one, as in XNNPACK; beside int16 "
+            "activations: docs/decisions/0006-int16-activations.md). Networks of more than "
+            f"{LARGE_MACS / 1e6:g} million MACs run with the quickest kernels of each core, on "
+            "QEMU, their first input on Unicorn too, which counts; images for the Cortex-M0+ run "
+            "on QEMU's Cortex-M3, which has all its instructions.",
+            "",
+            "Networks, trained shortly, with their accuracy on validation data:",
+            "",
+            *(self.networks[name] for name in order if name in self.networks),
+            "",
+            "| workload | activations | weight bits | contract | core | kernels | compiler "
+            "| matching / total | flash B | RAM B | instructions | cycles | emulator |",
+            "| --- | --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            "## Left out",
+            "",
+            *(f"- {reason}" for reason in self.left_out),
+        ]
+        return "\n".join(lines) + "\n"
 
 
-def _row(one: Result) -> str:
-    case = one.case
-    cells = (
-        case.workload,
-        case.activations,
-        case.bits,
-        case.rounding,
-        case.core,
-        case.backend,
-        case.compiler,
-        f"{one.matching} / {one.total}",
-        f"{one.flash_bytes:,}",
-        f"{one.ram_bytes:,}",
-        f"{one.instructions:,}",
-        "-" if one.cycles is None else f"{one.cycles:,.0f}",
-        one.emulator,
+def described(name: str, made: Mapping[Kind, Network], seconds: float) -> str:
+    """The line of a workload: how it was trained, and what its networks are worth."""
+    how = ", ".join(f"{key} {value:,}" for key, value in changes(name).items())
+    found = ", ".join(
+        f"{activations} with {bits} bit {100 * network.accuracy:.1f} %"
+        for (activations, bits), network in made.items()
     )
-    return f"| {' | '.join(cells)} |"
+    return f"- {name} ({how}; {seconds:.0f} s in all): {found}"
 
 
 def missing(cores: Sequence[str], chosen: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -356,17 +357,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workloads", nargs="+", choices=tuple(SHORT), default=tuple(SHORT))
+    names = tuple(WORKLOADS)
+    parser.add_argument("--workloads", nargs="+", choices=names, default=names)
     parser.add_argument("--activations", nargs="+", choices=ACTIVATIONS, default=ACTIVATIONS)
     parser.add_argument("--bits", nargs="+", choices=WIDTHS, default=WIDTHS)
     parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
-    parser.add_argument(
-        "--lenet-cores",
-        nargs="+",
-        choices=(*CORES, "all"),
-        default=("cortex-m0plus", "cortex-m4"),
-        help="cores for LeNet-5, which takes five times as long",
-    )
+    parser.add_argument("--every", action="store_true", help="large networks like small ones")
+    parser.add_argument("--keep", action="store_true", help="keep rows of other workloads")
     parser.add_argument("--compilers", nargs="+", choices=("gcc", "zig"), default=("gcc", "zig"))
     parser.add_argument("--samples", type=int, default=100, help="test inputs a combination")
     parser.add_argument("--jobs", type=int, default=2, help="builds and emulators at a time")
@@ -376,33 +373,36 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Train, build, run, compare, write; exit code 1 when a byte differs or a case fails."""
-    options, began = arguments(), time.perf_counter()
+    options = arguments()
     torch.set_num_threads(1)
-    seconds = 0.0
     there, left_out = missing(options.cores, options.compilers)
     chosen = [name for name in options.compilers if name in compilers()]
     if not chosen:
         sys.exit(f"none of these compilers is installed: {', '.join(options.compilers)}")
-    made: dict[tuple[str, Kind], Network] = {}
+    report = Report({}, [], left_out)
+    if options.keep:
+        report = Report.kept(options.output, options.workloads, left_out)
     results: list[Result] = []
     failed: list[str] = []
     for name in options.workloads:
+        began = time.perf_counter()
         try:
             found = networks(name, kinds_of(options), options.samples)
         except DseError as error:
-            left_out.append(f"{name}: {error}")
-            _write(options.output, results, made, [*left_out, *failed], seconds)
+            report.left_out.append(f"{name}: {error}")
             continue
-        made |= {(name, kind): network for kind, network in found.items()}
-        wanted, skipped = choose(name, options, there, chosen)
-        left_out += skipped
+        every = options.every or not is_large(found)
+        wanted = list(cases(name, kinds_of(options), there, chosen, every))
+        made = {(name, kind): network for kind, network in found.items()}
         done, wrong = run_all(wanted, made, options.jobs)
         results, failed = results + done, failed + wrong
-        seconds = time.perf_counter() - began
+        report.networks[name] = described(name, found, time.perf_counter() - began)
+        report.rows += [one.cells for one in done]
+        report.left_out += wrong
         # Written after every workload, so that an interrupted run leaves what it has.
-        _write(options.output, results, made, [*left_out, *failed], seconds)
+        options.output.write_text(report.text, encoding="utf-8")
     counted = Counter(one.matching == one.total for one in results)
-    print(f"{counted[True]} exact, {counted[False]} not, {len(failed)} failed, {seconds:.0f} s")
+    print(f"{counted[True]} exact, {counted[False]} not, {len(failed)} failed")
     sys.exit(bool(counted[False] or failed or not results))
 
 

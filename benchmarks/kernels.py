@@ -187,7 +187,7 @@ def all_cases(options: argparse.Namespace, chosen: Sequence[str]) -> list[Case]:
             options.bits,
             ("native", "native-dsp", "native-mve"),
             chosen,
-            options.optimize,
+            [f"-{level}" for level in options.optimize],
         )
         if runs(core, backend, bits)
     ]
@@ -284,7 +284,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", nargs="+", choices=tuple(LAYERS), default=tuple(LAYERS))
     parser.add_argument("--bits", nargs="+", type=int, choices=WIDTHS, default=WIDTHS)
     parser.add_argument("--compilers", nargs="+", choices=("gcc", "zig"), default=("gcc", "zig"))
-    parser.add_argument("--optimize", nargs="+", choices=OPTIMIZE, default=OPTIMIZE)
+    levels = [level.lstrip("-") for level in OPTIMIZE]  # an argument cannot begin with a dash
+    parser.add_argument("--optimize", nargs="+", choices=levels, default=levels)
     parser.add_argument("--jobs", type=int, default=2, help="builds and emulators at a time")
     parser.add_argument("--output", type=Path, default=REPORT)
     return parser.parse_args()

@@ -121,7 +121,8 @@ def _fit(layers: Layers, cost: int) -> bool:
 
 
 def conv(layers: Layers, bits: int, density: float = 1.0, way: str = "conv") -> None:
-    """A convolution (`way`: conv, pointwise, depthwise, multiple) of about 2,000 to 30,000 MACs."""
+    """A convolution (`way`: conv, pointwise, depthwise, multiple, dilated) of about 2,000 to 30,000
+    MACs; dilated ones are depthwise."""
     pick, between = layers.pick, layers.between
     while True:
         one = way == "pointwise"
@@ -130,6 +131,8 @@ def conv(layers: Layers, bits: int, density: float = 1.0, way: str = "conv") -> 
         pad = 0 if one else pick(0, 1, 1, 2)
         pads = (min(pad, kernel[0] - 1),) * 2 + (min(pad, kernel[1] - 1),) * 2
         dilation = (1, 1) if way != "conv" else pick((1, 1), (1, 1), (1, 1), (1, 1), (2, 2))
+        if way == "dilated":
+            dilation = (2, 2)
         size = (between(1, 10), between(3, 12))
         inputs = pick(between(1, 48), 4 * between(1, 12))
         outputs = between(2, 40)
@@ -139,7 +142,7 @@ def conv(layers: Layers, bits: int, density: float = 1.0, way: str = "conv") -> 
             + 1
             for i in (0, 1)
         ]
-        depthwise = way in ("depthwise", "multiple")
+        depthwise = way in ("depthwise", "multiple", "dilated")
         if way == "multiple":
             inputs = pick(2, 3, inputs)
             outputs = inputs * (pick(1, 2) if inputs < 4 else 2)
@@ -304,6 +307,12 @@ def makers(dtype: DType) -> Mapping[str, Maker]:
     }
 
 
+def dilated(dtype: DType) -> Mapping[str, Maker]:
+    """Depthwise layers that the DSP kernels leave to the plain ones; drawn only when asked for."""
+    widths = (32,) if dtype == "float32" else (8, 4, 2)
+    return {f"dilated{bits}": partial(conv, bits=bits, way="dilated") for bits in widths}
+
+
 @dataclass(frozen=True)
 class Sample:
     """A network of unrelated layers, where its tensors lie, and random input bytes."""
@@ -313,17 +322,23 @@ class Sample:
     entry: npt.NDArray[np.int8]
 
 
-def draw(dtype: DType, each: int, seed: int, only: Sequence[str] = ()) -> Sample:
-    """`each` random layers of every kind (or of `only` these)."""
+def draw(
+    dtype: DType, each: int, seed: int, only: Sequence[str] = (), kinds: Sequence[str] = ()
+) -> Sample:
+    """`each` random layers of every kind (or of `only` these); of those drawn, only `kinds`."""
     random = np.random.default_rng(seed)
     layers = Layers(random, dtype)
     size = INPUT_BYTES // {"float32": 4, "int16": 2}.get(dtype, 1)
     layers.tensor("input", (size,))
-    known = makers(dtype)
-    for name in only or known:
+    usual = makers(dtype)
+    known = {**usual, **dilated(dtype)}
+    ops: list[Op] = []
+    for name in only or usual:
+        before = len(layers.ops)
         for _ in range(each):
             known[name](layers)
-    graph = Graph("layers", layers.tensors, tuple(layers.ops), "input", layers.ops[-1].output)
+        ops += layers.ops[before:] if not kinds or name in kinds else []
+    graph = Graph("layers", layers.tensors, tuple(ops), "input", ops[-1].output)
     values = random.normal(0, 1, size) if dtype == "float32" else random.integers(-128, 128, size)
     kind = {"float32": np.float32, "int16": np.int16}.get(dtype, np.int8)
     entry = np.ascontiguousarray(values.astype(kind)).reshape(1, -1).view(np.int8)

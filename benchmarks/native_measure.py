@@ -8,6 +8,7 @@ to: dse/targets/data/native_code.json and native_layers.csv. Fit afterwards with
     python benchmarks/native_measure.py            # all, a quarter of an hour on two processors
     python benchmarks/native_measure.py --only code
     python benchmarks/native_measure.py --only code --backends native-mve    # the others stay
+    python benchmarks/native_measure.py --kinds depthwise4 dilated4    # after one kernel changed
 """
 
 from __future__ import annotations
@@ -18,18 +19,17 @@ import json
 import re
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from native_code import Code
-from native_layers import Sample, draw, long_rows
+from native_layers import Sample, dilated, draw, long_rows, makers
 
 from dse.firmware.build import Image, build, find_compiler
 from dse.firmware.cpu import CPUS
@@ -62,6 +62,9 @@ FLASH: Mapping[str, tuple[str, FlashModel]] = {
 }
 
 
+Kinds = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Setting:
     """What one image is built for."""
@@ -79,15 +82,15 @@ class Setting:
 
 
 @cache
-def sample(dtype: DType) -> Sample:
-    """The random layers with these activations."""
-    return draw(dtype, EACH, SEED)
+def sample(dtype: DType, kinds: Kinds = ()) -> Sample:
+    """The random layers with these activations, or those of these kinds among them."""
+    return draw(dtype, EACH, SEED, kinds=kinds)
 
 
 @cache
-def few(dtype: DType) -> Sample:
+def few(dtype: DType, kinds: Kinds = ()) -> Sample:
     """Layers for what takes long."""
-    return draw(dtype, EACH_WITH_FLASH, SEED + 1)
+    return draw(dtype, EACH_WITH_FLASH, SEED + 1, kinds=kinds)
 
 
 def settings(compiler: str) -> Iterator[Setting]:
@@ -129,13 +132,10 @@ def built(setting: Setting, drawn: Sample, folder: str) -> Image:
     return build(sources, setting.core, setting.compiler, OPTIMIZE, Path(folder))
 
 
-def code_of(setting: Setting) -> dict[str, Any]:
+def code_of(setting: Setting, kinds: Kinds) -> dict[str, Any]:
     """Bytes of functions, and by kernel which of them, stack, and bytes of the call."""
     result: dict[str, Any] = {"functions": {}, "kernels": {}}
-    samples = [draw(setting.dtype, EACH_FOR_CODE, SEED), long_rows(setting.dtype, SEED)]
-    if setting.backend == "native-mve":  # with and without enough channels for a vector
-        samples.append(draw(setting.dtype, EACH, SEED, only=("depthwise8",)))
-    for drawn in samples:
+    for drawn in code_samples(setting, kinds):
         with TemporaryDirectory(prefix="dse-") as folder:
             code = Code(built(setting, drawn, folder))
             found = read(code, kernels(setting, drawn))
@@ -143,6 +143,20 @@ def code_of(setting: Setting) -> dict[str, Any]:
         result["kernels"] = found["kernels"] | result["kernels"]
         result.setdefault("run", found["run"])
     return result
+
+
+def code_samples(setting: Setting, kinds: Kinds) -> Iterator[Sample]:
+    """The networks whose code is read; with `kinds`, only what these need."""
+    known = set(makers(setting.dtype))
+    if not kinds or known & set(kinds):
+        yield draw(setting.dtype, EACH_FOR_CODE, SEED, kinds=kinds)
+    left = tuple(name for name in dilated(setting.dtype) if not kinds or name in kinds)
+    if setting.backend != "native" and left:  # depthwise layers that the plain kernels run
+        yield draw(setting.dtype, EACH_FOR_CODE, SEED, only=left)
+    if setting.backend == "native-mve" and (not kinds or "depthwise8" in kinds):
+        yield draw(setting.dtype, EACH, SEED, only=("depthwise8",))  # channels for a vector or not
+    if not kinds:
+        yield long_rows(setting.dtype, SEED)
 
 
 def read(code: Code, called: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -175,26 +189,57 @@ def entry(kernel: str, known: set[str]) -> str:
     return kernel if kernel in known else kernel.rsplit("_", 1)[0]
 
 
-def measure_code(jobs: int, backends: Sequence[str]) -> dict[str, Any]:
-    """All of native_code.json: these backends anew, the others as they are there."""
+@dataclass(frozen=True)
+class Part:
+    """What is measured anew: all, or what these names select; the rest stays as it is there."""
+
+    backends: tuple[str, ...] = BACKENDS
+    dtypes: tuple[DType, ...] = DTYPES
+    kinds: Kinds = ()
+    columns: str = ""
+
+    @property
+    def all_of_its_backends(self) -> bool:
+        """Whether nothing that is there of the backends is kept."""
+        return self.dtypes == DTYPES and not self.kinds
+
+    def settings(self, compiler: str) -> list[Setting]:
+        """The images to build."""
+        chosen = [one for one in settings(compiler) if one.backend in self.backends]
+        chosen = [one for one in chosen if one.dtype in self.dtypes]
+        return [one for one in chosen if any(True for _ in code_samples(one, self.kinds))]
+
+    def chosen(self) -> list[Column]:
+        """The columns to emulate."""
+        return [
+            one
+            for one in columns()
+            if re.search(self.columns, one.name)
+            and one.setting.backend in self.backends
+            and one.setting.dtype in self.dtypes
+            and (not self.kinds or set(self.kinds) & set(makers(one.setting.dtype)))
+        ]
+
+
+def measure_code(jobs: int, part: Part) -> dict[str, Any]:
+    """All of native_code.json."""
     found: dict[str, Any] = {}
     versions = {}
     for compiler in ("zig", "gcc"):
-        wanted = [one for one in settings(compiler) if one.backend in backends]
+        wanted = part.settings(compiler)
         versions[compiler] = f"{find_compiler(compiler).version} {OPTIMIZE}"
         with ThreadPoolExecutor(jobs) as pool:
-            done = list(pool.map(code_of, wanted))
-        images: dict[str, Any] = defaultdict(lambda: {"functions": {}, "kernels": {}})
+            done = list(pool.map(partial(code_of, kinds=part.kinds), wanted))
+        images = kept_code(compiler, part)
         for setting, code in zip(wanted, done, strict=True):
-            into, own = images[setting.key], "" if setting.dtype == "int8" else f"@{setting.dtype}"
+            into = images.setdefault(setting.key, {"functions": {}, "kernels": {}})
+            own = "" if setting.dtype == "int8" else f"@{setting.dtype}"
             into["functions"] |= {f"{n}{own}": size for n, size in code["functions"].items()}
             for name, kernel in code["kernels"].items():
-                parts = [f"{part}{own}" for part in kernel["functions"]]
+                parts = [f"{function}{own}" for function in kernel["functions"]]
                 into["kernels"][name] = kernel | {"functions": parts}
             into.setdefault("run", code["run"])
-        found[compiler] = dict(images)
-    for compiler, images in found.items():
-        found[compiler] = kept_code(compiler, backends) | images
+        found[compiler] = images
     return {
         "command": "python benchmarks/native_measure.py",
         "compilers": versions,
@@ -202,13 +247,14 @@ def measure_code(jobs: int, backends: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def kept_code(compiler: str, backends: Sequence[str]) -> dict[str, Any]:
-    """The images of other backends that are in native_code.json."""
+def kept_code(compiler: str, part: Part) -> dict[str, Any]:
+    """The images in native_code.json that are not, or not wholly, measured anew."""
     path = DATA / "native_code.json"
-    if set(BACKENDS) <= set(backends) or not path.is_file():
+    if not path.is_file():
         return {}
     stored = json.loads(path.read_text(encoding="utf-8"))["images"][compiler]
-    return {key: image for key, image in stored.items() if key.split("/")[1] not in backends}
+    dropped = part.backends if part.all_of_its_backends else ()
+    return {key: image for key, image in stored.items() if key.split("/")[1] not in dropped}
 
 
 @dataclass(frozen=True)
@@ -219,12 +265,10 @@ class Column:
     setting: Setting
     flash: FlashModel | None = None
 
-    @property
-    def sample(self) -> Sample:
+    def sample(self, kinds: Kinds = ()) -> Sample:
         """The layers it is emulated on: fewer with flash, whose emulation is slow."""
-        if self.flash is None:
-            return sample(self.setting.dtype)
-        return few(self.setting.dtype)
+        drawn = sample if self.flash is None else few
+        return drawn(self.setting.dtype, kinds)
 
 
 def columns() -> Iterator[Column]:
@@ -247,13 +291,13 @@ def columns() -> Iterator[Column]:
 Rows = dict[str, dict[str, str]]
 
 
-def measure_cycles(jobs: int, wanted: Sequence[Column], rows: Rows) -> None:
+def measure_cycles(jobs: int, wanted: Sequence[Column], kinds: Kinds, rows: Rows) -> None:
     """Fill columns of the rows of native_layers.csv (by their shapes); a layer each."""
 
     def one(column: Column) -> list[tuple[dict[str, str], float, float]]:
         began = time.perf_counter()
-        graph, found = column.sample.graph, []
-        for index, cycles, waits in emulated(column):
+        graph, found = column.sample(kinds).graph, []
+        for index, cycles, waits in emulated(column, column.sample(kinds)):
             found.append((describe(graph, graph.ops[index]), cycles, waits))
         print(column.name, column.setting.dtype, f"{time.perf_counter() - began:.0f} s", flush=True)
         return found
@@ -268,9 +312,8 @@ def measure_cycles(jobs: int, wanted: Sequence[Column], rows: Rows) -> None:
             write_rows(list(rows.values()))
 
 
-def emulated(column: Column) -> Iterator[tuple[int, float, float]]:
+def emulated(column: Column, drawn: Sample) -> Iterator[tuple[int, float, float]]:
     """(Place in the graph, cycles, cycles waited for flash) of every layer."""
-    drawn = column.sample
     with TemporaryDirectory(prefix="dse-") as folder:
         run = emulate(built(column.setting, drawn, folder), drawn.entry, column.flash)
     for one in run.operators[:-1]:
@@ -291,7 +334,7 @@ def read_rows() -> Rows:
 @cache
 def drawn() -> frozenset[str]:
     """The shapes of all layers that are drawn today: rows of others are no longer measured."""
-    graphs = {id(graph): graph for graph in (column.sample.graph for column in columns())}
+    graphs = {id(graph): graph for graph in (column.sample().graph for column in columns())}
     return frozenset(
         "|".join(describe(graph, op).values())
         for graph in graphs.values()
@@ -319,20 +362,20 @@ def main() -> None:
     parser.add_argument("--only", choices=("code", "cycles"))
     parser.add_argument("--columns", default="", help="only columns whose names match, others stay")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS, help="code")
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    kinds = sorted({name for one in DTYPES for name in (*makers(one), *dilated(one))})
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=(), help="only these layers")
     parser.add_argument("--jobs", type=int, default=2, help="builds and emulators at a time")
     options = parser.parse_args()
+    part = Part(
+        tuple(options.backends), tuple(options.dtypes), tuple(options.kinds), options.columns
+    )
     if options.only != "cycles":
-        text = json.dumps(measure_code(options.jobs, options.backends), indent=1, sort_keys=True)
+        text = json.dumps(measure_code(options.jobs, part), indent=1, sort_keys=True)
         (DATA / "native_code.json").write_text(text + "\n", encoding="utf-8")
     if options.only != "code":
-        wanted = [
-            one
-            for one in columns()
-            if re.search(options.columns, one.name) and one.setting.dtype in options.dtypes
-        ]
-        some = options.columns or options.dtypes != DTYPES
-        measure_cycles(options.jobs, wanted, read_rows() if some else {})
+        rows = {} if part == Part() else read_rows()
+        measure_cycles(options.jobs, part.chosen(), part.kinds, rows)
 
 
 if __name__ == "__main__":

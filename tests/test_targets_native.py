@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from importlib import resources
+from itertools import product
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from dse.firmware.emit import emit
 from dse.graph import execute
-from dse.graph.ir import Graph
+from dse.graph.ir import Conv2D, DType, Graph, Tensor, Weight
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
-from dse.targets import find_backend, load_boards
+from dse.targets import cost, find_backend, load_boards, parse_target
 from dse.targets import native_fit as fitting
 from dse.targets.native import Native
 from dse.targets.native_features import Axis, axis, plain, runs, window_of
@@ -133,3 +134,51 @@ def test_every_kernel_has_bytes_stack_and_cycles_on_every_board(backend: str) ->
         for name in code.kernels:
             narrow = name.replace("_wide", "").removesuffix("_long")
             assert {name, narrow} & set(cycles.kernels), (board.name, name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel", "dilation", "depthwise"),
+    [
+        (dtype, kernel, dilation, depthwise)
+        for dtype in ("int8", "int16")
+        for kernel, dilation in ((1, 1), (3, 1), (3, 2))
+        for depthwise in (False, True)
+    ],
+)
+@pytest.mark.parametrize("bits", (2, 4, 8))
+def test_every_layer_that_a_backend_takes_has_code_and_cycles(
+    dtype: DType, kernel: int, dilation: int, depthwise: bool, bits: int
+) -> None:
+    """Variants leave some layers to the plain kernels: these need figures there, too."""
+    channels = 8
+    shape = (channels, kernel, kernel, 1 if depthwise else channels)
+    size = 9 - dilation * (kernel - 1)
+    tensors = {
+        "x": Tensor("x", (9, 9, channels), dtype, 0.05),
+        "y": Tensor("y", (size, size, channels), dtype, 0.05),
+    }
+    op = Conv2D(
+        *("layer", ("x",), "y", Weight(shape, bits, channels * shape[1] * shape[2] * shape[3])),
+        dilation=(dilation, dilation),
+        groups=channels if depthwise else 1,
+    )
+    graph = Graph("one", tensors, (op,), "x", "y")
+    for board, backend in product(("nucleo_f446re", "alif_e7_he"), (*BACKENDS, "native-mve")):
+        if find_backend(backend).illegal(load_boards()[board]):
+            continue
+        found = cost(graph, parse_target(f"{board}/{backend}"))
+        assert found.flash_parts["code"] > 0
+        assert found.operators[0].cycles is None or found.operators[0].cycles > 0
+
+
+@pytest.mark.parametrize(("bits", "scratch"), [(8, 0), (4, 72), (2, 72)])
+def test_narrow_depthwise_weights_are_unpacked_into_scratch(bits: int, scratch: int) -> None:
+    tensors = {name: Tensor(name, (4, 4, 8), "int8", 0.05) for name in ("x", "y")}
+    weight = Weight((8, 3, 3, 1), bits, 72)
+    op = Conv2D("layer", ("x",), "y", weight, padding=(1, 1, 1, 1), groups=8)
+    graph, board = Graph("one", tensors, (op,), "x", "y"), load_boards()["nucleo_f446re"]
+    needed = [
+        find_backend(backend).memory_plan(graph, board).steps[0].scratch_bytes
+        for backend in BACKENDS
+    ]
+    assert needed == [0, scratch]

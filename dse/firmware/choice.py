@@ -19,8 +19,8 @@ def stored(op: WeightedOp, choice: Choice, dtype: str = "int8") -> bytes:
     rows = rows_of(op)
     if choice.file in ("depthwise", "dsp_depthwise", "mve_depthwise") and choice.bits == 8:
         return rows.T.astype(np.int8).tobytes()
-    if choice.file.startswith("dsp_"):
-        column = choice.scratch and dtype == "int8"
+    if choice.file.startswith("dsp_") and choice.file != "dsp_depthwise_narrow":
+        column = choice.columns and dtype == "int8"
         rows = grouped(rows, choice.bits, column, paired=dtype == "int16")
     return dense_rows(rows, choice.bits)
 

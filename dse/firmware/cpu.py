@@ -41,7 +41,8 @@ def _zig(cpu: str, hard: bool) -> tuple[str, ...]:
     return ("-target", f"thumb-freestanding-eabi{'hf' if hard else ''}", f"-mcpu={cpu}")
 
 
-# Unicorn has no M0+: its M0 runs the same Armv6-M instructions. Memory maps: QEMU hw/arm/mps2.c
+# Unicorn has no M0+: its M0 runs the same Armv6-M instructions. QEMU's only M0 has 16 KiB of RAM;
+# its Cortex-M3 runs all of Armv6-M, but takes unaligned words, too. Memory maps: QEMU hw/arm/mps2.c
 # and mps2-tz.c (secure aliases; the AN547 has 512 KiB of instruction memory and 2 GiB of DRAM).
 CPUS: Mapping[str, Cpu] = {
     cpu.core: cpu
@@ -53,7 +54,7 @@ CPUS: Mapping[str, Cpu] = {
             _zig("cortex_m0plus", False),
             False,
             "UC_CPU_ARM_CORTEX_M0",
-            None,
+            "mps2-an385",
         ),
         Cpu(
             "cortex-m3",

@@ -55,8 +55,6 @@ LARGEST_INT16 = 2**15 - 1
 SINGLE_BOUND, SINGLE_RIGHT, NEAR_BOUND = 2**29, 30, 2**30
 # Halving an even number, as (multiplier, shift): add's exact half without a shift of zero.
 HALF, HALF_SHIFTED = (2**30, 0), (2**31 - 1, -1)
-# The largest sum or product of two int16 tensors before it is scaled.
-WIDE_ELEMENTWISE_BOUND = 2**30
 LEAST_WIDE_RIGHT = 2
 # Backends whose cores have the DSP extension.
 WITH_DSP = ("native-dsp", "native-mve")
@@ -121,6 +119,8 @@ class Emission:
         return "mve_requantize_each"
 
     def _requantization(self) -> str:
+        if self.dtype == "int16":  # element-wise only: code must not be longer for some values
+            return f"requantize_{self.rounding}_any"
         least, most = min(self.rights, default=1), max(self.rights, default=1)
         if self.rounding == "single":
             quick = least >= 0 and most <= SINGLE_RIGHT and self.bound < SINGLE_BOUND
@@ -200,8 +200,8 @@ def _weighted(e: Emission, op: WeightedOp, name: str) -> list[str]:
     if not e.graph.integer:
         return _weighted_float(e, op, name)
     bound = constants.accumulator_bound(op, source)
-    backend = e.backend.name
-    choice = choose(op, e.backend.encoding(op), bound, backend in WITH_DSP, backend == "native-mve")
+    dsp, mve = e.backend.name in WITH_DSP, e.backend.name == "native-mve"
+    choice = choose(op, e.backend.encoding(op), bound, dsp, mve, e.dtype == "int16")
     wide = bound >= constants.ACCUMULATOR_LIMIT
     bias = constants.folded_biases(op, source) if choice.folded else constants.biases(op)
     multiplier, right = constants.multipliers(op, source, target, e.rounding)
@@ -225,12 +225,21 @@ def _weighted(e: Emission, op: WeightedOp, name: str) -> list[str]:
     packed = stored(op, choice, e.dtype)
     weights = e.keep(table(f"{name}_weights", "uint8_t", packed))
     _use_layer(e, choice, wide)
-    if choice.scratch:
-        place = e.at(f"{op.name} scratch")
-        vectors = choice.file.startswith("mve_")
-        ends += f", {place}" if vectors else f", (int16_t *)(void *)({place})"
+    if choice.scratch_bytes(op, e.dtype == "int16"):
+        ends += f", {_scratch(e, op, choice)}"
     function = f"{choice.function}{e.suffix}{'_wide' if wide else ''}"
     return [record, f"{function}({ends}, &shape, {weights}, {', '.join(tables)});"]
+
+
+def _scratch(e: Emission, op: WeightedOp, choice: Choice) -> str:
+    """C expression of the working memory's address."""
+    place = f"{op.name} scratch"
+    if choice.file == "mve_conv":
+        return e.at(place)
+    bytewise = f"arena + {e.offsets[place]}"
+    return (
+        bytewise if choice.file.startswith("dsp_depthwise") else f"(int16_t *)(void *)({bytewise})"
+    )
 
 
 def _use_layer(e: Emission, choice: Choice, wide: bool) -> None:
@@ -320,7 +329,6 @@ def _elementwise(
     second: tuple[int, int],
 ) -> str:
     e.rights |= {-result[1], -second[1]}
-    e.bound = max(e.bound, WIDE_ELEMENTWISE_BOUND if e.dtype == "int16" else 0)
     factors = (result[0], -result[1], second[0], -second[1])
     return e.record("elementwise", (target.elements, *zeros, *limits, *factors))
 

@@ -17,9 +17,8 @@ from typing import Any
 from dse.graph.ir import Add, Conv2D, FullyConnected, Graph, Lookup, Mul, Op, Pool2D
 from dse.targets.board import Board
 from dse.targets.core import Family
-from dse.targets.cycles import kernel_class
 from dse.targets.kernels import PLANS_KEPT, KernelLibrary
-from dse.targets.native_kernels import kernels_of
+from dse.targets.native_kernels import choose, kernels_of
 from dse.targets.native_tables import (
     API_BYTES,
     COMPILER,
@@ -46,9 +45,6 @@ KINDS = frozenset(
         "softmax",
     )
 )
-INT16_BYTES = 2
-# Weights that the vector kernels read.
-VECTOR_BITS = 8
 
 
 def known_operator(graph: Graph, op: Op, board: Board) -> bool:
@@ -245,11 +241,12 @@ class NativeDsp(Native):
         )
 
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
-        """Two columns of int16 for an integer convolution that is not 1x1 or depthwise."""
-        if not isinstance(op, Conv2D) or kernel_class(op) != "conv" or op.weight.bits == 32:
+        """Columns of values for convolutions, unpacked weights for depthwise ones below 8 bits."""
+        if not isinstance(op, Conv2D) or op.weight.bits == 32:
             return 0
-        depth = op.weight.size // op.weight.shape[0]
-        return 2 * (-(-depth // 4) * 4) * INT16_BYTES
+        int16, mve = graph.tensors[op.output].dtype == "int16", isinstance(self, NativeMve)
+        choice = choose(op, self.encoding(op), 0, dsp=True, mve=mve, int16=int16)
+        return choice.scratch_bytes(op, int16)
 
 
 class NativeMve(NativeDsp):
@@ -263,16 +260,6 @@ class NativeMve(NativeDsp):
             f"backend '{self.name}' needs the vector extension (Helium), which the "
             f"{board.core.name} of board '{board.name}' lacks; use 'native-dsp' or 'native'"
         )
-
-    def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
-        """One column of activations for an 8-bit convolution with a window."""
-        scratch = super().scratch_bytes(graph, op, family)
-        if not scratch or not isinstance(op, Conv2D):
-            return 0
-        if self.encoding(op).container_bits != VECTOR_BITS:
-            return scratch
-        depth = op.weight.size // op.weight.shape[0]
-        return depth * (INT16_BYTES if graph.tensors[op.output].dtype == "int16" else 1)
 
 
 NATIVE = Native(

@@ -383,6 +383,7 @@ def _weighted(
     forms: dict[str, Callable[[], Counts]] = {
         "sparse": lambda: sparse(w, op.weight.size, op.weight.kept, multiple),
         "conv_f32": lambda: conv_f32(w, 1 if depthwise_layer else w.inputs, multiple),
+        "dsp_depthwise_w": lambda: {**dsp_depthwise(w), "unpacked": float(op.weight.size)},
         "dsp_depthwise": lambda: dsp_depthwise(w),
         "depthwise_any": lambda: depthwise_any(w),
         "depthwise": lambda: depthwise(w),

@@ -30,6 +30,9 @@ MVE_LANES = 8
 # The DSP kernels multiply narrow weights by the place they have in their byte.
 PLACE = {8: 1, 4: 16, 2: 64}
 LONG = 1 << 16
+# How the files of kernels end that unpack weights, or widen values, for those of fewer than 8 bits.
+NARROW = "_narrow"
+INT16_BYTES = 2
 # Mean magnitude of 8-bit weights as a share of the largest; at 2 bits about 0.7 of 1.
 MEAN_SHARE = 0.3
 
@@ -51,18 +54,38 @@ class Choice:
     def function(self) -> str:
         """The C function."""
         plain = self.file == "dsp_depthwise" or self.file.startswith("mve_")
-        return self.file if plain else f"{self.file}_w{self.bits}"
+        return self.file if plain else f"{self.file.removesuffix(NARROW)}_w{self.bits}"
 
     @property
-    def scratch(self) -> bool:
-        """Whether it copies columns into scratch."""
-        return self.file in ("dsp_conv", "mve_conv")
+    def columns(self) -> bool:
+        """Whether it multiplies values that it has widened into scratch."""
+        return self.file in ("dsp_conv", "mve_conv", "dsp_pointwise_narrow")
+
+    def scratch_bytes(self, op: WeightedOp, int16: bool) -> int:
+        """Working memory: columns of values, or unpacked weights; `int16` is what activations are.
+
+        Two columns of int16, each of whole fours; of Helium one of activations.
+        """
+        depth = op.weight.size // op.weight.shape[0]
+        if self.file == "dsp_depthwise_narrow":
+            return op.weight.size
+        if self.file == "mve_conv":
+            return depth * (INT16_BYTES if int16 else 1)
+        return 2 * (-(-depth // 4) * 4) * INT16_BYTES if self.columns else 0
 
 
-def choose(op: WeightedOp, encoding: Encoding, bound: int, dsp: bool, mve: bool = False) -> Choice:
+def choose(
+    op: WeightedOp,
+    encoding: Encoding,
+    bound: int,
+    dsp: bool,
+    mve: bool = False,
+    int16: bool = False,
+) -> Choice:
     """The kernel of an integer layer; `bound` is the largest accumulator, `dsp` the variant.
 
-    With `mve`, dense 8-bit layers take the kernels of the vector extension.
+    With `mve`, dense 8-bit layers take the kernels of the vector extension. `int16` activations
+    need no widening.
 
     The bound of a graph of shapes is not known; 0 stands for one that fits, as all but layers of
     tens of thousands of inputs do.
@@ -75,14 +98,17 @@ def choose(op: WeightedOp, encoding: Encoding, bound: int, dsp: bool, mve: bool 
     if isinstance(op, Conv2D) and op.depthwise:
         if op.weight.shape[0] != op.groups or op.groups < LANES:
             return Choice("depthwise_any", bits)
-        words = dsp and bits == 8 and op.dilation == (1, 1) and bound < ACCUMULATOR_LIMIT
-        return Choice("dsp_depthwise" if words else "depthwise", bits)
+        if not dsp or op.dilation != (1, 1) or bound >= ACCUMULATOR_LIMIT:
+            return Choice("depthwise", bits)
+        return Choice("dsp_depthwise" if bits == 8 else "dsp_depthwise_narrow", bits)
     if not dsp or bound * PLACE[bits] >= ACCUMULATOR_LIMIT:
         return Choice("conv", bits, folded=True)
     if isinstance(op, FullyConnected):
         return Choice("dsp_vector", bits, folded=True)
-    if kernel_class(op) == "pointwise":
+    if kernel_class(op) == "pointwise" and (bits == 8 or int16):
         return Choice("dsp_pointwise", bits, folded=True, value="int8_t")
+    if kernel_class(op) == "pointwise":
+        return Choice("dsp_pointwise_narrow", bits, folded=True, value="mixed")
     return Choice("dsp_conv", bits, value="int16_t")
 
 
@@ -144,7 +170,8 @@ def _weighted(op: WeightedOp, encoding: Encoding, dsp: bool, mve: bool, suffix: 
         return f"sparse_f32{long}" if encoding.layout == "sparse" else "conv_f32"
     bound = typical_bound(op) if suffix == "_a16" else 0
     wide = "_wide" if bound >= ACCUMULATOR_LIMIT else ""
-    found = f"{choose(op, encoding, bound, dsp, mve).function}{suffix}{wide}"
+    choice = choose(op, encoding, bound, dsp, mve, int16=suffix == "_a16")
+    found = f"{choice.function}{suffix}{wide}"
     return found + long if encoding.layout == "sparse" else found
 
 

@@ -179,9 +179,11 @@ def kernel_cycles(core: str, backend: str, rounding: str) -> KernelCycles | None
     integer = tables.get(key) or tables.get(f"{_AS.get(core, core)}/{backend}/{rounding}")
     if integer is None:
         return None
+    # What a variant leaves to the plain kernels (dilated depthwise layers), and all of float32.
+    plain = tables[f"{_AS.get(core, core)}/native/{rounding}"]["kernels"]
     floats = tables.get(f"{core}/native/double", integer)["kernels"]
-    kernels = {name: found for name, found in floats.items() if name.endswith("_f32")}
-    kernels = {**integer["kernels"], **kernels}
+    kernels = {**plain, **integer["kernels"]}
+    kernels |= {name: found for name, found in floats.items() if name.endswith("_f32")}
     waiting = {
         size: {
             **tables[f"native@{size}"]["kernels"],

@@ -107,6 +107,14 @@ ALWAYS_INLINE uint32_t next_word(const uint8_t **from) /* and move on */
     return word;
 }
 
+ALWAYS_INLINE void next_words(const uint8_t **from, uint32_t *first, uint32_t *second)
+{
+    __asm__ volatile("ldr %1, [%2, #4]\n\tldr %0, [%2], #8"
+                     : "=r"(*first), "=&r"(*second), "+r"(*from)
+                     :
+                     : "memory");
+}
+
 ALWAYS_INLINE uint32_t word_at(const void *from, int32_t offset)
 {
     uint32_t word;
@@ -188,6 +196,12 @@ ALWAYS_INLINE uint32_t next_word(const uint8_t **from) /* and move on */
     return load_word(*from - 4);
 }
 
+ALWAYS_INLINE void next_words(const uint8_t **from, uint32_t *first, uint32_t *second)
+{
+    *first = next_word(from);
+    *second = next_word(from);
+}
+
 ALWAYS_INLINE uint32_t word_at(const void *from, int32_t offset)
 {
     return load_word((const uint8_t *)from + offset);
@@ -199,6 +213,18 @@ ALWAYS_INLINE int32_t high_word(int32_t a, int32_t b) /* round(a * b / 2^32), ha
 }
 #endif
 
+#if defined(__GNUC__)
+typedef uint32_t __attribute__((may_alias)) column_word;
+#else
+typedef uint32_t column_word;
+#endif
+
+/* Two int16 at an address that is a multiple of four. */
+ALWAYS_INLINE void store_word(int16_t *to, uint32_t word)
+{
+    *(column_word *)(void *)to = word;
+}
+
 /* Keeps the compiler from turning a loop into a call of memcpy or memset. */
 #if defined(__GNUC__)
 #define KEEP_LOOP() __asm__ volatile("" ::: "memory")
@@ -206,19 +232,13 @@ ALWAYS_INLINE int32_t high_word(int32_t a, int32_t b) /* round(a * b / 2^32), ha
 #define KEEP_LOOP()
 #endif
 
-#if defined(__GNUC__)
-typedef uint32_t __attribute__((may_alias)) column_word;
-#else
-typedef uint32_t column_word;
-#endif
-
 /* `count` int8 values, a multiple of four, as int16 less the zero point; each four reordered. */
 ALWAYS_INLINE void widen(const int8_t *from, int16_t *to, int32_t count, uint32_t both)
 {
     for (; count > 0; count -= 4, from += 4, to += 4) {
         const uint32_t word = load_word(from);
-        *(column_word *)(void *)to = even_bytes_plus(both, word);
-        *(column_word *)(void *)(to + 2) = odd_bytes_plus(both, word);
+        store_word(to, even_bytes_plus(both, word));
+        store_word(to + 2, odd_bytes_plus(both, word));
     }
 }
 
@@ -280,15 +300,27 @@ ALWAYS_INLINE int32_t requantize(int32_t x, int32_t multiplier, int32_t right)
 /* Columns hold each four values in the order first, third, second, fourth: two words. */
 typedef const uint8_t *end_int16_t;
 
+ALWAYS_INLINE void load_int16_t(const uint8_t **from_a, const uint8_t **from_b, uint32_t *a,
+                                uint32_t *b)
+{
+    *a = next_word(from_a);
+    *b = next_word(from_b);
+}
+
 ALWAYS_INLINE uint32_t even_int16_t(uint32_t held)
 {
     return held;
 }
 
-ALWAYS_INLINE uint32_t odd_int16_t(uint32_t held, const uint8_t **from)
+ALWAYS_INLINE void odd_int16_t(const uint8_t **from_a, const uint8_t **from_b, uint32_t *a,
+                               uint32_t *b)
 {
-    (void)held;
-    return next_word(from);
+    load_int16_t(from_a, from_b, a, b);
+}
+
+ALWAYS_INLINE int32_t place_int16_t(int32_t index)
+{
+    return index;
 }
 
 /* Weights of 4 bits come eight in a word: four in the low halves of the bytes, four in the high. */
@@ -319,7 +351,8 @@ typedef struct {
 /* Four weights of each row by four values of each pixel, loaded side by side. */
 ALWAYS_INLINE void int16_t_step_w4(int16_t_block_w4 *s, uint32_t four0, uint32_t four1)
 {
-    uint32_t held_a = next_word(&s->from_a), held_b = next_word(&s->from_b);
+    uint32_t held_a, held_b;
+    load_int16_t(&s->from_a, &s->from_b, &held_a, &held_b);
     uint32_t pair = even_bytes(four0);
     uint32_t values = even_int16_t(held_a);
     s->a0 = multiply_both(pair, values, s->a0);
@@ -328,8 +361,7 @@ ALWAYS_INLINE void int16_t_step_w4(int16_t_block_w4 *s, uint32_t four0, uint32_t
     pair = even_bytes(four1);
     s->b1 = multiply_both(pair, values, s->b1);
     s->a1 = multiply_both(pair, even_int16_t(held_a), s->a1);
-    held_a = odd_int16_t(held_a, &s->from_a);
-    held_b = odd_int16_t(held_b, &s->from_b);
+    odd_int16_t(&s->from_a, &s->from_b, &held_a, &held_b);
     pair = odd_bytes(four0);
     s->a0 = multiply_both(pair, held_a, s->a0);
     s->b0 = multiply_both(pair, held_b, s->b0);
@@ -395,10 +427,11 @@ KERNEL void int16_t_pixels_w4(const int16_t *a, const int16_t *b, int8_t *output
         int32_t a0 = s.a0, a1 = s.a1, b0 = s.b0, b1 = s.b1;
         for (int32_t i = depth - rest; i < depth; i++) {
             const int32_t weight0 = weight_w4(row0, i), weight1 = weight_w4(row1, i);
-            a0 += weight0 * a[i];
-            a1 += weight1 * a[i];
-            b0 += weight0 * b[i];
-            b1 += weight1 * b[i];
+            const int32_t at = place_int16_t(i);
+            a0 += weight0 * a[at];
+            a1 += weight1 * a[at];
+            b0 += weight0 * b[at];
+            b1 += weight1 * b[at];
         }
         a0 = requantize(a0 + bias[o], multiplier[o], right[o]) + zero;
         b0 = requantize(b0 + bias[o], multiplier[o], right[o]) + zero;

@@ -107,6 +107,14 @@ ALWAYS_INLINE uint32_t next_word(const uint8_t **from) /* and move on */
     return word;
 }
 
+ALWAYS_INLINE void next_words(const uint8_t **from, uint32_t *first, uint32_t *second)
+{
+    __asm__ volatile("ldr %1, [%2, #4]\n\tldr %0, [%2], #8"
+                     : "=r"(*first), "=&r"(*second), "+r"(*from)
+                     :
+                     : "memory");
+}
+
 ALWAYS_INLINE uint32_t word_at(const void *from, int32_t offset)
 {
     uint32_t word;
@@ -188,6 +196,12 @@ ALWAYS_INLINE uint32_t next_word(const uint8_t **from) /* and move on */
     return load_word(*from - 4);
 }
 
+ALWAYS_INLINE void next_words(const uint8_t **from, uint32_t *first, uint32_t *second)
+{
+    *first = next_word(from);
+    *second = next_word(from);
+}
+
 ALWAYS_INLINE uint32_t word_at(const void *from, int32_t offset)
 {
     return load_word((const uint8_t *)from + offset);
@@ -253,15 +267,27 @@ static inline int32_t requantize_wide(int32_t x, int32_t multiplier, int32_t rig
 /* Columns hold each four values in the order first, third, second, fourth: two words. */
 typedef const uint8_t *end_int16_t;
 
+ALWAYS_INLINE void load_int16_t(const uint8_t **from_a, const uint8_t **from_b, uint32_t *a,
+                                uint32_t *b)
+{
+    *a = next_word(from_a);
+    *b = next_word(from_b);
+}
+
 ALWAYS_INLINE uint32_t even_int16_t(uint32_t held)
 {
     return held;
 }
 
-ALWAYS_INLINE uint32_t odd_int16_t(uint32_t held, const uint8_t **from)
+ALWAYS_INLINE void odd_int16_t(const uint8_t **from_a, const uint8_t **from_b, uint32_t *a,
+                               uint32_t *b)
 {
-    (void)held;
-    return next_word(from);
+    load_int16_t(from_a, from_b, a, b);
+}
+
+ALWAYS_INLINE int32_t place_int16_t(int32_t index)
+{
+    return index;
 }
 
 /* Weights of 4 bits come eight in a word: four in the low halves of the bytes, four in the high. */
@@ -292,7 +318,8 @@ typedef struct {
 /* Four weights of each row by four values of each pixel, loaded side by side. */
 ALWAYS_INLINE void int16_t_step_w4(int16_t_block_w4 *s, uint32_t four0, uint32_t four1)
 {
-    uint32_t held_a = next_word(&s->from_a), held_b = next_word(&s->from_b);
+    uint32_t held_a, held_b;
+    load_int16_t(&s->from_a, &s->from_b, &held_a, &held_b);
     uint32_t pair = even_bytes(four0);
     uint32_t values = even_int16_t(held_a);
     s->a0 = multiply_both(pair, values, s->a0);
@@ -301,8 +328,7 @@ ALWAYS_INLINE void int16_t_step_w4(int16_t_block_w4 *s, uint32_t four0, uint32_t
     pair = even_bytes(four1);
     s->b1 = multiply_both(pair, values, s->b1);
     s->a1 = multiply_both(pair, even_int16_t(held_a), s->a1);
-    held_a = odd_int16_t(held_a, &s->from_a);
-    held_b = odd_int16_t(held_b, &s->from_b);
+    odd_int16_t(&s->from_a, &s->from_b, &held_a, &held_b);
     pair = odd_bytes(four0);
     s->a0 = multiply_both(pair, held_a, s->a0);
     s->b0 = multiply_both(pair, held_b, s->b0);
@@ -368,10 +394,11 @@ KERNEL void int16_t_pixels_w4(const int16_t *a, const int16_t *b, int16_t *outpu
         int32_t a0 = s.a0, a1 = s.a1, b0 = s.b0, b1 = s.b1;
         for (int32_t i = depth - rest; i < depth; i++) {
             const int32_t weight0 = weight_w4(row0, i), weight1 = weight_w4(row1, i);
-            a0 += weight0 * a[i];
-            a1 += weight1 * a[i];
-            b0 += weight0 * b[i];
-            b1 += weight1 * b[i];
+            const int32_t at = place_int16_t(i);
+            a0 += weight0 * a[at];
+            a1 += weight1 * a[at];
+            b0 += weight0 * b[at];
+            b1 += weight1 * b[at];
         }
         a0 = requantize_wide(a0 + bias[o], multiplier[o], right[o]) + zero;
         b0 = requantize_wide(b0 + bias[o], multiplier[o], right[o]) + zero;
@@ -603,8 +630,8 @@ static NO_INLINE void tiny_op_0_first(int8_t *arena)
 {
     static const window shape = {4, 4, 1, 4, 4, 4, 3, 3, 1, 1, 1, 1, 1, 1, 0, 0, -32768, 32767};
     dsp_conv_w4_a16((int16_t *)(void *)(arena + 48), (int16_t *)(void *)(arena + 144), (int16_t
-        *)(void *)((int16_t *)(void *)(arena + 0)), &shape, op_0_first_weights, op_0_first_bias,
-        op_0_first_multiplier, op_0_first_right);
+        *)(void *)(arena + 0), &shape, op_0_first_weights, op_0_first_bias, op_0_first_multiplier,
+        op_0_first_right);
 }
 
 /* conv2d: layers.b0 */
@@ -612,8 +639,8 @@ static NO_INLINE void tiny_op_1_layers_b0(int8_t *arena)
 {
     static const window shape = {4, 4, 4, 4, 4, 4, 3, 3, 1, 1, 1, 1, 1, 1, 0, 0, -32768, 32767};
     dsp_conv_w4_a16((int16_t *)(void *)(arena + 144), (int16_t *)(void *)(arena + 272), (int16_t
-        *)(void *)((int16_t *)(void *)(arena + 0)), &shape, op_1_layers_b0_weights,
-        op_1_layers_b0_bias, op_1_layers_b0_multiplier, op_1_layers_b0_right);
+        *)(void *)(arena + 0), &shape, op_1_layers_b0_weights, op_1_layers_b0_bias,
+        op_1_layers_b0_multiplier, op_1_layers_b0_right);
 }
 
 /* add: add */

@@ -8,7 +8,8 @@ typedef struct {
 /* Four weights of each row by four values of each pixel, loaded side by side. */
 ALWAYS_INLINE void ${value}_step_$layout(${value}_block_$layout *s, uint32_t four0, uint32_t four1)
 {
-    uint32_t held_a = next_word(&s->from_a), held_b = next_word(&s->from_b);
+    uint32_t held_a, held_b;
+    load_$value(&s->from_a, &s->from_b, &held_a, &held_b);
     uint32_t pair = even_bytes(four0);
     uint32_t values = even_$value(held_a);
     s->a0 = multiply_both(pair, values, s->a0);
@@ -17,8 +18,7 @@ ALWAYS_INLINE void ${value}_step_$layout(${value}_block_$layout *s, uint32_t fou
     pair = even_bytes(four1);
     s->b1 = multiply_both(pair, values, s->b1);
     s->a1 = multiply_both(pair, even_$value(held_a), s->a1);
-    held_a = odd_$value(held_a, &s->from_a);
-    held_b = odd_$value(held_b, &s->from_b);
+    odd_$value(&s->from_a, &s->from_b, &held_a, &held_b);
     pair = odd_bytes(four0);
     s->a0 = multiply_both(pair, held_a, s->a0);
     s->b0 = multiply_both(pair, held_b, s->b0);
@@ -84,10 +84,11 @@ static void ${value}_pixels_$layout(const $value *a, const $value *b, $element *
         int32_t a0 = s.a0, a1 = s.a1, b0 = s.b0, b1 = s.b1;
         for (int32_t i = depth - rest; i < depth; i++) {
             const int32_t weight0 = weight_$layout(row0, i), weight1 = weight_$layout(row1, i);
-            a0 += weight0 * a[i];
-            a1 += weight1 * a[i];
-            b0 += weight0 * b[i];
-            b1 += weight1 * b[i];
+            const int32_t at = place_$value(i);
+            a0 += weight0 * a[at];
+            a1 += weight1 * a[at];
+            b0 += weight0 * b[at];
+            b1 += weight1 * b[at];
         }
         a0 = $requantize(a0 + bias[o], multiplier[o], right[o]) + zero;
         b0 = $requantize(b0 + bias[o], multiplier[o], right[o]) + zero;

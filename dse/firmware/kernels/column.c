@@ -1,17 +1,11 @@
-/* needs: window inside dsp keep_loop */
-#if defined(__GNUC__)
-typedef uint32_t __attribute__((may_alias)) column_word;
-#else
-typedef uint32_t column_word;
-#endif
-
+/* needs: window inside column_word keep_loop */
 /* `count` int8 values, a multiple of four, as int16 less the zero point; each four reordered. */
 ALWAYS_INLINE void widen(const int8_t *from, int16_t *to, int32_t count, uint32_t both)
 {
     for (; count > 0; count -= 4, from += 4, to += 4) {
         const uint32_t word = load_word(from);
-        *(column_word *)(void *)to = even_bytes_plus(both, word);
-        *(column_word *)(void *)(to + 2) = odd_bytes_plus(both, word);
+        store_word(to, even_bytes_plus(both, word));
+        store_word(to + 2, odd_bytes_plus(both, word));
     }
 }
 

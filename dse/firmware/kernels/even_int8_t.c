@@ -5,13 +5,28 @@
  */
 typedef const uint8_t *volatile end_int8_t;
 
+ALWAYS_INLINE void load_int8_t(const uint8_t **from_a, const uint8_t **from_b, uint32_t *a,
+                               uint32_t *b)
+{
+    *a = next_word(from_a);
+    *b = next_word(from_b);
+}
+
 ALWAYS_INLINE uint32_t even_int8_t(uint32_t held)
 {
     return even_bytes(held);
 }
 
-ALWAYS_INLINE uint32_t odd_int8_t(uint32_t held, const uint8_t **from)
+ALWAYS_INLINE void odd_int8_t(const uint8_t **from_a, const uint8_t **from_b, uint32_t *a,
+                              uint32_t *b)
 {
-    (void)from;
-    return odd_bytes(held);
+    (void)from_a;
+    (void)from_b;
+    *a = odd_bytes(*a);
+    *b = odd_bytes(*b);
+}
+
+ALWAYS_INLINE int32_t place_int8_t(int32_t index)
+{
+    return index;
 }
