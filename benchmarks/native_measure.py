@@ -320,15 +320,26 @@ def emulated(column: Column, drawn: Sample) -> Iterator[tuple[int, float, float]
         yield int(one.name.split("_")[2]), one.cycles, one.flash_cycles
 
 
-def read_rows() -> Rows:
-    """The rows there are, by their shapes."""
+def read_rows(part: Part) -> Rows:
+    """The rows there are, by their shapes, for a run that measures a part of them.
+
+    Layers that are no longer drawn keep what is not measured anew: their kernels are the same.
+    """
     path = DATA / "native_layers.csv"
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     found = {"|".join(row[name] for name in SHAPE_COLUMNS): row for row in rows}
-    return {key: row for key, row in found.items() if key in drawn()}
+    anew = {one.setting.key for one in part.chosen()} | {one.name for one in part.chosen()}
+    for key in () if part.kinds else found.keys() - drawn():
+        if found[key]["dtype"] in part.dtypes:
+            found[key] |= dict.fromkeys(anew & found[key].keys(), "")
+    return {
+        key: row
+        for key, row in found.items()
+        if any(value for name, value in row.items() if name not in SHAPE_COLUMNS)
+    }
 
 
 @cache
@@ -374,7 +385,7 @@ def main() -> None:
         text = json.dumps(measure_code(options.jobs, part), indent=1, sort_keys=True)
         (DATA / "native_code.json").write_text(text + "\n", encoding="utf-8")
     if options.only != "code":
-        rows = {} if part == Part() else read_rows()
+        rows = {} if part == Part() else read_rows(part)
         measure_cycles(options.jobs, part.chosen(), part.kinds, rows)
 
 

@@ -161,12 +161,6 @@ typedef struct {
     int32_t multiplier_b, right_b;           /* of the second input (sums) */
 } elementwise;
 
-/* round(a * b / 2^31), halves upwards: the high word of a doubled product. */
-static inline int32_t high_mul(int32_t a, int32_t b)
-{
-    return (int32_t)(((int64_t)a * b + ((int64_t)1 << 30)) >> 31);
-}
-
 /* x / 2^exponent to nearest, halves away from zero (gemmlowp RoundingDivideByPOT); 0 to 31. */
 static inline int32_t divide_by_power_of_two(int32_t x, int32_t exponent)
 {
@@ -175,10 +169,13 @@ static inline int32_t divide_by_power_of_two(int32_t x, int32_t exponent)
     return (x >> exponent) + ((x & mask) > threshold);
 }
 
-/* x * multiplier * 2^(-31 - right), rounded twice as CMSIS-NN does; no factor is 1 or more. */
+/* x * multiplier * 2^(-31 - right), rounded twice as CMSIS-NN does; `right` < 0 shifts left. */
 static inline int32_t requantize(int32_t x, int32_t multiplier, int32_t right)
 {
-    return divide_by_power_of_two(high_mul(x, multiplier), right);
+    const int64_t wide = right < 0 ? (int64_t)x * ((int64_t)1 << -right) : (int64_t)x;
+    const int64_t high = (wide * multiplier + ((int64_t)1 << 30)) >> 31;
+    const int64_t bounded = high < INT32_MIN ? INT32_MIN : high > INT32_MAX ? INT32_MAX : high;
+    return divide_by_power_of_two((int32_t)bounded, right < 0 ? 0 : right);
 }
 
 /*
