@@ -145,7 +145,7 @@ def test_every_kernel_has_bytes_stack_and_cycles_on_every_board(backend: str) ->
         for depthwise in (False, True)
     ],
 )
-@pytest.mark.parametrize("bits", (2, 4, 8))
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_every_layer_that_a_backend_takes_has_code_and_cycles(
     dtype: DType, kernel: int, dilation: int, depthwise: bool, bits: int
 ) -> None:
