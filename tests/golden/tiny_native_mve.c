@@ -109,6 +109,14 @@ ALWAYS_INLINE uint32_t next_word(const uint8_t **from) /* and move on */
     return word;
 }
 
+ALWAYS_INLINE void next_words(const uint8_t **from, uint32_t *first, uint32_t *second)
+{
+    __asm__ volatile("ldr %1, [%2, #4]\n\tldr %0, [%2], #8"
+                     : "=r"(*first), "=&r"(*second), "+r"(*from)
+                     :
+                     : "memory");
+}
+
 ALWAYS_INLINE uint32_t word_at(const void *from, int32_t offset)
 {
     uint32_t word;
@@ -188,6 +196,12 @@ ALWAYS_INLINE uint32_t next_word(const uint8_t **from) /* and move on */
 {
     *from += 4;
     return load_word(*from - 4);
+}
+
+ALWAYS_INLINE void next_words(const uint8_t **from, uint32_t *first, uint32_t *second)
+{
+    *first = next_word(from);
+    *second = next_word(from);
 }
 
 ALWAYS_INLINE uint32_t word_at(const void *from, int32_t offset)
