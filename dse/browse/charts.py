@@ -196,6 +196,17 @@ def progress(view: View, against: str) -> Figure:
         "yaxis": _plain_axis("Hypervolume (share of the box)") | {"rangemode": "tozero"},
         "uirevision": against,
     }
+    if not traces:
+        layout["annotations"] = [
+            {
+                "text": "No design is on the front yet.",
+                "showarrow": False,
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0.5,
+                "y": 0.5,
+            }
+        ]
     return {"data": traces, "layout": layout}
 
 

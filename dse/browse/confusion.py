@@ -40,7 +40,7 @@ def matrix(library: Library, study: str, number: int) -> list[Any]:
     counts = np.array(stored["counts"], dtype=np.int64)
     said = _said(counts, str(stored["rounding"]))
     figure = plot(said, "tall", figure=_figure(counts), config=PLAIN, id="confusion-plot")
-    return [html.P(said), figure]
+    return [html.P(said), html.Div(figure, className="square")]
 
 
 def _said(counts: np.ndarray[Any, Any], rounding: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dash import html
@@ -12,7 +13,7 @@ from dse.errors import DseError
 from dse.explain import target_text
 from dse.graph.ir import Conv2D, FullyConnected, Graph
 from dse.report.designs import label, shown
-from dse.targets import Cost, Target, cost, load_boards, parse_target, targets_for
+from dse.targets import Cost, LeftOut, Target, cost, load_boards, parse_target, targets_for
 from dse.trial import Trial
 from dse.units import format_quantity
 
@@ -243,7 +244,8 @@ def fits(graph: Graph | None, trial: Trial) -> html.Section:
     cells = {(t.board.name, t.backend.name): _fit(graph, t) for t in legal}
     for out in left_out:
         board, backend = out.key.split("/")[:2]
-        cells[board, backend] = ([html.Span("–", className="no"), html.Small(out.reason)], "none")
+        dash = html.Span("–", className="no", title=out.reason)
+        cells[board, backend] = ([dash], "none")
     boards = list(dict.fromkeys(board for board, _ in cells))
     backends = sorted({backend for _, backend in cells})
     own = (
@@ -268,13 +270,20 @@ def fits(graph: Graph | None, trial: Trial) -> html.Section:
     ]
     note = (
         "At the fastest clock of each board. The accuracy is that of the design's own backend; "
-        "others may round differently. Outlined: the design's own target."
+        "others may round differently. Outlined: the design's own target. Days a Wh: on a battery "
+        "of one watt-hour, at one inference a second and asleep in between."
     )
     return section(
         "On every board and backend",
-        [html.P(note, className="quiet"), table(("Board", *backends), rows)],
+        [html.P(note, className="quiet"), table(("Board", *backends), rows), _never(left_out)],
         "fits",
     )
+
+
+def _never(left_out: Sequence[LeftOut]) -> html.Details:
+    """Which pairs of board and backend can never be, and why."""
+    items = [html.Li(f"{out.key}: {out.reason}") for out in left_out]
+    return html.Details([html.Summary(f"Why {len(items)} pairs (–) cannot be"), html.Ul(items)])
 
 
 def _fit(graph: Graph, target: Target) -> tuple[list[Any], str]:

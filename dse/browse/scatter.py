@@ -421,12 +421,13 @@ def _limits(
                     {
                         key: float(np.log10(at)) if metric in log else at,
                         key + "ref": key,
-                        other: 1 if key == "x" else 0.005,
+                        # At the right end and at the top: the best small designs lie left.
+                        other: 1 if key == "x" else 0.995,
                         other + "ref": f"{other} domain",
                         "showarrow": False,
                         "font": {"size": 11},
                         "text": f"limit {shown(metric, limit)}",
-                        "xanchor": "left" if key == "y" else "right",
+                        "xanchor": "right",
                         "yanchor": "bottom" if key == "y" else "top",
                     }
                 )

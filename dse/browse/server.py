@@ -262,7 +262,7 @@ def serve(url: str, host: str, port: int, say: Callable[[str], None]) -> None:
     server = start(app, host, port)
     shown = f"[{host}]" if ":" in host else host
     say(
-        f"{len(studies)} studies of {library.shown_name}: http://{shown}:{server.port}/"
+        f"{len(studies)} {'study' if len(studies) == 1 else 'studies'} of {library.shown_name}: http://{shown}:{server.port}/"
         + (f"?token={token}" if token else "")
     )
     if token:
