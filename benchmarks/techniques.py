@@ -3,8 +3,11 @@
 Quantization: every choice of ranges, and training, with the first and last layer in 8 bits and the
 others in fewer. Distillation: networks pruned to a share of their channels (int8), fine-tuned with
 labels alone and with the baseline as a teacher. Schedules: channels removed at once, along a ramp,
-and along a ramp with a way back. Patterns: single weights removed, and blocks of them. All beside
-the float network, as it was trained and fine-tuned as long as the others.
+and along a ramp with a way back. Patterns: single weights removed, and blocks of them. Calibration:
+what one scale a tensor costs, and what equalization, adaptive rounding and corrected biases bring
+back without training. Low rank: every layer split at a share of its rank (int8), before and after
+fine-tuning, beside its parameters. All beside the float network, as it was trained and fine-tuned
+as long as the others.
 
     python benchmarks/techniques.py
     python benchmarks/techniques.py --workload lenet5-fashion-mnist --recipe epochs=4
@@ -21,12 +24,23 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dse.compress import SCHEDULES, Compression, Distillation, compress, learn_quantization
+from dse.compress import (
+    SCHEDULES,
+    Compression,
+    Distillation,
+    compress,
+    factorize,
+    learn_quantization,
+)
 from dse.graph import execute
 from dse.graph.blocks import PATTERNS
 from dse.graph.channels import channel_groups
+from dse.graph.correct import correct_biases, round_adaptively
+from dse.graph.equalize import equalize
+from dse.graph.factor import METHODS as FACTORS
+from dse.graph.factor import factorizable, matrix_shape, saves
 from dse.graph.ir import Graph
-from dse.graph.quantize import quantize
+from dse.graph.quantize import SCALES, quantize
 from dse.graph.ranges import METHODS, find_ranges
 from dse.graph.trace import trace
 from dse.workloads import Dataset, Recipe, Split, find_workload, float_accuracy, train
@@ -36,7 +50,15 @@ BITS = (8, 4, 3, 2)
 KEPT = (0.5, 0.25, 0.125)
 TEACHERS = ((0.5, 4.0), (0.9, 4.0))
 DENSITIES = (0.25, 0.1)
-TECHNIQUES = ("quantization", "distillation", "schedules", "patterns")
+RANKS = (0.5, 0.25, 0.125)
+TECHNIQUES = (
+    "quantization",
+    "distillation",
+    "schedules",
+    "patterns",
+    "calibration",
+    "low-rank",
+)
 
 
 @dataclass(frozen=True)
@@ -152,6 +174,52 @@ def compressed(found: Trained, plan: Compression) -> str:
     return found.accuracy(quantize(graph, ranges, None, plan.densities, pattern=plan.pattern))
 
 
+def calibration(found: Trained, bits: Sequence[int]) -> None:
+    """One line a choice of scales and bit width: accuracy after each correction."""
+    names, inputs = [op.name for op in found.graph.weighted], found.calibration
+    equal = equalize(found.graph)
+    titles = ("as rounded", "equalized", "adaptive", "corrected", "adapt.+corr.")
+    print("scales   bits " + "".join(f"{title:>14}" for title in titles))
+    for scales in SCALES:
+        for width in bits:
+            widths = dict.fromkeys(names, width) | {names[0]: 8, names[-1]: 8}
+            plain, equalized = (
+                quantize(graph, find_ranges(graph, inputs), widths, scales=scales)
+                for graph in (found.graph, equal)
+            )
+            adapted = round_adaptively(found.graph, plain, inputs)
+            corrected = (correct_biases(found.graph, one, inputs) for one in (plain, adapted))
+            ends = (plain, equalized, adapted, *corrected)
+            cells = "".join(f"{found.accuracy(end):>14}" for end in ends)
+            print(f"{scales:<9}{width:>4} {cells}", flush=True)
+
+
+def low_rank(found: Trained, shares: Sequence[float]) -> None:
+    """One line a share of the rank and way to split: parameters, accuracy split and fine-tuned."""
+    layers = [op for op in found.graph.weighted if factorizable(op)]
+    print("rank  factors   parameters  split  fine-tuned")
+    for share in shares:
+        for method in FACTORS:
+            most = {op.name: min(matrix_shape(op.weight.shape, method)) for op in layers}
+            ranks = {
+                op.name: max(1, round(most[op.name] * share))
+                for op in layers
+                if saves(op.weight.shape, max(1, round(most[op.name] * share)), method)
+            }
+            plan = Compression(ranks=ranks, factors=method)
+            tuned = compress(found.model, found.data.train, plan, found.recipe, found.seed)
+            ends = [
+                trace(model, found.data.sample_shape)
+                for model in (factorize(found.model, ranks, method), tuned)
+            ]
+            part = ends[0].parameters / found.graph.parameters
+            cells = [
+                found.accuracy(quantize(end, find_ranges(end, found.calibration))) for end in ends
+            ]
+            text = f"{share:<6.3g}{method:<10}{100 * part:>8.1f} %"
+            print(f"{text}{cells[0]:>8}{cells[1]:>11}", flush=True)
+
+
 def recipe_changes(given: Sequence[str]) -> dict[str, float | int]:
     """`key=value` pairs as numbers."""
     pairs = (item.split("=", 1) for item in given)
@@ -168,6 +236,7 @@ def main() -> None:
     parser.add_argument("--bits", nargs="+", type=int, default=BITS)
     parser.add_argument("--kept", nargs="+", type=float, default=KEPT)
     parser.add_argument("--densities", nargs="+", type=float, default=DENSITIES)
+    parser.add_argument("--ranks", nargs="+", type=float, default=RANKS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipe", nargs="+", default=(), metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -181,6 +250,10 @@ def main() -> None:
         schedules(found, options.kept)
     if "patterns" in options.techniques:
         patterns(found, options.densities)
+    if "calibration" in options.techniques:
+        calibration(found, options.bits)
+    if "low-rank" in options.techniques:
+        low_rank(found, options.ranks)
 
 
 if __name__ == "__main__":

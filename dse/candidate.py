@@ -13,7 +13,23 @@ from dse.graph.factor import spread
 from dse.units import parse_quantity
 
 # Fields that came after studies were stored: left out where they say nothing, so keys stay.
-_LATER = ("method", "ranges", "distillation", "ranks", "factors", "pattern", "ramp")
+_LATER = (
+    "method",
+    "ranges",
+    "distillation",
+    "ranks",
+    "factors",
+    "pattern",
+    "ramp",
+    "calibration",
+)
+# How weights are quantized where nothing else is said; a candidate names what differs.
+CALIBRATION: Mapping[str, str] = {
+    "scales": "channel",
+    "equalization": "none",
+    "rounding": "nearest",
+    "biases": "rounded",
+}
 
 
 @dataclass(frozen=True)
@@ -24,10 +40,10 @@ class Candidate:
     ('spatial' where that differs from 'channel'), and `kept` kept shares of weights by layer, where
     something is removed; `bits` are the weight widths of every layer, none when the precision (the
     type of the activations) is float32; `method` is 'qat' where quantization is trained, `ranges`
-    how activations were calibrated where it was not by min-max, `distillation` the weight and the
-    temperature of a teacher's loss, `pattern` the blocks in which weights go where they are no
-    single elements, `ramp` the fields of a Ramp where it is not the usual one; `target` is
-    'board/backend/clock'.
+    how activations were calibrated where it was not by min-max, `calibration` what of CALIBRATION
+    is otherwise, `distillation` the weight and the temperature of a teacher's loss, `pattern` the
+    blocks in which weights go where they are no single elements, `ramp` the fields of a Ramp where
+    it is not the usual one; `target` is 'board/backend/clock'.
     """
 
     target: str
@@ -44,6 +60,7 @@ class Candidate:
     factors: str = ""
     pattern: str = ""
     ramp: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def canonical(self) -> str:
@@ -69,7 +86,7 @@ class Candidate:
     @cached_property
     def float_key(self) -> str:
         """Hash of what decides the float network, from which quantization starts."""
-        skipped = {"target", "bits", "precision", "method", "ranges"}
+        skipped = {"target", "bits", "precision", "method", "ranges", "calibration"}
         if not self.compressed:  # the baseline has no teacher
             skipped.add("distillation")
         content = {name: v for name, v in self.to_json().items() if name not in skipped}

@@ -16,18 +16,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dse.candidate import Candidate
+from dse.candidate import CALIBRATION, Candidate
 from dse.compress import Compression, Distillation, Ramp, compress, learn_quantization
 from dse.errors import WorkloadError
 from dse.evaluation import Evaluation, Interrupted
 from dse.graph import archive, execute
 from dse.graph.blocks import ELEMENT, kept_elements
+from dse.graph.correct import correct_biases, round_adaptively
+from dse.graph.equalize import equalize
 from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, WeightedOp
 from dse.graph.numerics import Rounding
 from dse.graph.quantize import Ranges, quantize
@@ -70,7 +73,7 @@ class Evaluator:
         self._baseline_file = folder / _digest(content) / "baseline.pt"
         self._baseline: nn.Module | None = None
         self._last: tuple[str, Graph] | None = None
-        self._last_ranges: tuple[tuple[str, str], Ranges] | None = None
+        self._last_ranges: tuple[tuple[str, ...], Ranges] | None = None
         self._trainings = 0
 
     @property
@@ -116,17 +119,34 @@ class Evaluator:
     def _finished(self, graph: Graph, candidate: Candidate) -> Graph:
         if candidate.precision == "float32":
             return _with_kept(graph, candidate.layer_kept, candidate.pattern or ELEMENT)
-        ranges = self._ranges(graph, candidate)
-        bits, kept = candidate.layer_bits, candidate.layer_kept
-        pattern = candidate.pattern or ELEMENT
-        return quantize(graph, ranges, bits, kept, candidate.precision, pattern)
+        chosen = {**CALIBRATION, **candidate.calibration}
+        equal = equalize(graph) if chosen["equalization"] == "cross-layer" else graph
+        found = quantize(
+            equal,
+            self._ranges(equal, candidate),
+            candidate.layer_bits,
+            candidate.layer_kept,
+            candidate.precision,
+            candidate.pattern or ELEMENT,
+            chosen["scales"],
+        )
+        if chosen["rounding"] == "adaptive":
+            found = round_adaptively(equal, found, self._calibration)
+        if chosen["biases"] == "corrected":
+            found = correct_biases(equal, found, self._calibration)
+        return found
 
     def _ranges(self, graph: Graph, candidate: Candidate) -> Ranges:
-        key = candidate.float_key, candidate.ranges or "minmax"
+        method = candidate.ranges or "minmax"
+        key = candidate.float_key, method, candidate.calibration.get("equalization", "")
         if self._last_ranges is None or self._last_ranges[0] != key:
-            calibration = self.dataset.train.take(CALIBRATION_SAMPLES).inputs
-            self._last_ranges = key, find_ranges(graph, calibration, key[1])
+            self._last_ranges = key, find_ranges(graph, self._calibration, method)
         return self._last_ranges[1]
+
+    @cached_property
+    def _calibration(self) -> torch.Tensor:
+        """The training samples that quantization after training looks at."""
+        return self.dataset.train.take(CALIBRATION_SAMPLES).inputs
 
     def _float_stage(self, candidate: Candidate, watch: Watch | None) -> Graph:
         """The pruned, fine-tuned network as a float graph."""

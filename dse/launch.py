@@ -19,7 +19,8 @@ from dse.provenance import versions
 from dse.rows import StudyRecord
 from dse.samplers import resolve
 from dse.storage import Storage
-from dse.study import StudyFile, difference, parse_study
+from dse.study import StudyFile, parse_study
+from dse.study_yaml import difference
 from dse.workers import NO_LIMITS, Limits, LocalPool
 
 if TYPE_CHECKING:

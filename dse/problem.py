@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from dse.candidate import Candidate, float_baseline
+from dse.candidate import CALIBRATION, Candidate, float_baseline
 from dse.constraints import Constraint, baseline_of
 from dse.errors import StudyError, TargetError
 from dse.graph.channels import channel_groups, with_encodings
@@ -320,6 +320,9 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
         knobs += _choice("method", bits.method)
     if bits.ranges != ["minmax"]:
         knobs += _choice("ranges", bits.ranges)
+    for kind, usual in CALIBRATION.items():
+        if getattr(bits, kind) != [usual]:
+            knobs += _choice(cast(KnobKind, kind), getattr(bits, kind))
     if section.distillation is not None:
         knobs += _choice("distillation", section.distillation.weight)
         knobs += _choice("temperature", section.distillation.temperature)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dse.candidate import Candidate
+from dse.candidate import CALIBRATION, Candidate
 from dse.graph.factor import factor_shapes
 from dse.problem import Problem
 from dse.space import Space
@@ -86,14 +86,34 @@ def _features(problem: Problem, params: Params) -> Mapping[str, Sequence[float]]
     }
     for knob in space.knobs:
         if knob.kind in _CHOICES and len(knob.choices) > 1:
-            chosen = getattr(candidate, knob.kind) or _UNSAID.get(knob.kind, "")
+            chosen = _chosen(candidate, knob.kind)
             found[knob.name] = [float(chosen == choice) for choice in knob.choices]
     return {name: values for name, values in found.items() if values}
 
 
-_CHOICES = ("criterion", "schedule", "precision", "factors", "pattern")
+_CHOICES = (
+    "criterion",
+    "schedule",
+    "precision",
+    "factors",
+    "pattern",
+    "method",
+    "ranges",
+    *CALIBRATION,
+)
 # What a candidate means by saying nothing.
-_UNSAID = {"factors": "channel", "pattern": "element"}
+_UNSAID = {
+    "factors": "channel",
+    "pattern": "element",
+    "method": "ptq",
+    "ranges": "minmax",
+    **CALIBRATION,
+}
+
+
+def _chosen(candidate: Candidate, kind: str) -> str:
+    found = candidate.calibration.get(kind) or getattr(candidate, kind, "")
+    return str(found or _UNSAID.get(kind, ""))
 
 
 def _rank_share(candidate: Candidate, space: Space, layer: str) -> float:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from dse.candidate import Candidate, digest
+from dse.candidate import CALIBRATION, Candidate, digest
 from dse.errors import StudyError, nearest
 from dse.graph.blocks import ELEMENT
 from dse.graph.channels import channel_groups, narrow, with_encodings
@@ -36,6 +36,10 @@ KnobKind: TypeAlias = Literal[
     "precision",
     "method",
     "ranges",
+    "scales",
+    "equalization",
+    "rounding",
+    "biases",
     "distillation",
     "temperature",
     "target",
@@ -159,6 +163,7 @@ class Space:
             "precision": "int8",
             "method": "ptq",
             "ranges": "minmax",
+            **CALIBRATION,
             "distillation": 0,
             "temperature": 1,
             "target": self.targets[0],
@@ -183,7 +188,7 @@ class Space:
         floating = picked["precision"] == "float32"
         learned = picked["method"] == "qat" and not floating
         # Whatever decides nothing is left out: training starts from min-max, and needs a teacher
-        # only where something is trained.
+        # only where something is trained. What is trained finds its own roundings and biases.
         calibrated = not floating and not learned and picked["ranges"] != "minmax"
         ranks, factors = self._ranks(widths, ratios, picked["factors"])
         taught = picked["distillation"] and (widths or kept or ranks or learned)
@@ -197,6 +202,7 @@ class Space:
             schedule=picked["schedule"] if widths or kept else "",
             method="qat" if learned else "",
             ranges=picked["ranges"] if calibrated else "",
+            calibration={} if floating else _calibration(picked, learned),
             distillation=_teaching(picked) if taught else {},
             ranks=ranks,
             factors=factors,
@@ -308,7 +314,7 @@ class Space:
 
 
 # Kinds of knobs that may decide nothing for a candidate.
-_OPTIONAL = ("method", "ranges", "distillation", "factors", "pattern")
+_OPTIONAL = ("method", "ranges", "distillation", "factors", "pattern", *CALIBRATION)
 # The Ramp of dse.compress, which is above this floor; a test holds them equal.
 USUAL_RAMP: Mapping[str, Value] = {"start": 0.0, "end": 0.5, "updates": 8}
 _NEUTRAL: Mapping[str, Value] = {
@@ -320,6 +326,7 @@ _NEUTRAL: Mapping[str, Value] = {
     "bits": 8,
     "method": "ptq",
     "ranges": "minmax",
+    **CALIBRATION,
     "distillation": 0,
 }
 # The choices of a kind of knob between which no cost is lower.
@@ -338,6 +345,10 @@ _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "precision": lambda choices: choices,
     "method": lambda choices: choices[:1],
     "ranges": lambda choices: choices[:1],
+    "scales": lambda choices: choices[:1],
+    "equalization": lambda choices: choices[:1],
+    "rounding": lambda choices: choices[:1],
+    "biases": lambda choices: choices[:1],
     "distillation": lambda choices: choices[:1],
     "temperature": lambda choices: choices[:1],
     "target": lambda choices: choices,
@@ -348,6 +359,12 @@ _SECTION: Mapping[str, str] = {
     "sparsity": "sparsity",
     "bits": "quantization",
 }
+
+
+def _calibration(picked: Mapping[str, Any], learned: bool) -> dict[str, str]:
+    """What differs from the usual; of what is learned, only the scales stay a choice."""
+    kinds = ("scales",) if learned else tuple(CALIBRATION)
+    return {kind: picked[kind] for kind in kinds if picked[kind] != CALIBRATION[kind]}
 
 
 def _teaching(picked: Mapping[str, Any]) -> dict[str, float]:

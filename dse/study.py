@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from dse.candidate import CALIBRATION
 from dse.constraints import Constraint, parse_constraint
 from dse.errors import StudyError, nearest
 from dse.samplers import SAMPLER_SETTINGS, check_settings
@@ -37,6 +38,10 @@ Precision = Literal["int8", "int16", "float32"]
 Method = Literal["ptq", "qat"]
 RangesChoice = Literal["minmax", "percentile", "mse"]
 Factors = Literal["channel", "spatial"]
+Scales = Literal["channel", "tensor"]
+Equalization = Literal["none", "cross-layer"]
+WeightRounding = Literal["nearest", "adaptive"]
+Biases = Literal["rounded", "corrected"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "int16", "float32")  # narrowest first
 MAX_STEPS = 1000
 T = TypeVar("T")
@@ -241,6 +246,10 @@ class Quantization(_Section):
     precision: Several[Precision] = ["int8"]
     method: Several[Method] = ["ptq"]
     ranges: Several[RangesChoice] = ["minmax"]
+    scales: Several[Scales] = ["channel"]
+    equalization: Several[Equalization] = ["none"]
+    rounding: Several[WeightRounding] = ["nearest"]
+    biases: Several[Biases] = ["rounded"]
     skip: Skip = []
 
 
@@ -349,6 +358,7 @@ class StudyFile(_Section):
         for section, key, unsaid in (
             ("quantization", "method", ["ptq"]),
             ("quantization", "ranges", ["minmax"]),
+            *(("quantization", kind, [usual]) for kind, usual in CALIBRATION.items()),
             ("pruning", "ramp", RampSection().model_dump(mode="json")),
             ("sparsity", "pattern", ["element"]),
         ):
@@ -438,23 +448,6 @@ def _all_keys() -> set[str]:
 def _keys_at(location: Sequence[int | str]) -> list[str]:
     names = [str(part) for part in location if str(part) in _SECTIONS]
     return list(_SECTIONS[names[-1] if names else ""].model_fields)
-
-
-def difference(stored: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Sentences for what differs between two `searchable()` mappings, by key path."""
-    return _differences("", stored, found)
-
-
-def _differences(path: str, one: Any, other: Any) -> list[str]:
-    if one == other:
-        return []
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        lines: list[str] = []
-        for key in sorted({*one, *other}):
-            inner = f"{path}.{key}" if path else str(key)
-            lines += _differences(inner, one.get(key), other.get(key))
-        return lines
-    return [f"{path} was {short(one)} and is now {short(other)}"]
 
 
 def read_study(path: Path) -> str:

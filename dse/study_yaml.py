@@ -1,9 +1,9 @@
-"""YAML as study files use it: a mapping, every key once, numbers as everybody writes them."""
+"""YAML as study files use it, numbers as everybody writes them; and what two searches differ in."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import yaml
@@ -55,3 +55,20 @@ def short(value: Any) -> str:
     """A value as text that fits a sentence."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def difference(stored: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Sentences for what differs between two `searchable()` mappings, by key path."""
+    return _differences("", stored, found)
+
+
+def _differences(path: str, one: Any, other: Any) -> list[str]:
+    if one == other:
+        return []
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        lines: list[str] = []
+        for key in sorted({*one, *other}):
+            inner = f"{path}.{key}" if path else str(key)
+            lines += _differences(inner, one.get(key), other.get(key))
+        return lines
+    return [f"{path} was {short(one)} and is now {short(other)}"]

@@ -166,6 +166,14 @@ def compression_text(trial: Trial) -> str:
     return ", ".join(part for part in parts if part)
 
 
+CALIBRATION_TEXTS: Mapping[str, str] = {
+    "scales": "one scale a tensor",
+    "equalization": "cross-layer equalization",
+    "rounding": "adaptive rounding",
+    "biases": "corrected biases",
+}
+
+
 def training_parts(candidate: Mapping[str, Any]) -> list[str]:
     """Blocks, ramp, how quantization was found and the teacher, where it is not the default."""
     parts = [f"blocks of {candidate['pattern']}"] if candidate.get("pattern") else []
@@ -175,6 +183,8 @@ def training_parts(candidate: Mapping[str, Any]) -> list[str]:
         parts.append(str(candidate["method"]))
     if candidate.get("ranges"):
         parts.append(f"{candidate['ranges']} ranges")
+    told = candidate.get("calibration") or {}
+    parts += [CALIBRATION_TEXTS[kind] for kind in CALIBRATION_TEXTS if kind in told]
     if teacher := candidate.get("distillation"):
         parts.append(f"teacher {teacher['weight']:g} at T {teacher['temperature']:g}")
     return parts

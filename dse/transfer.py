@@ -13,8 +13,8 @@ from dse.provenance import versions
 from dse.rows import FrontChange, StudyRecord, metric_row, proof_text
 from dse.schema import TEST_PREFIX
 from dse.storage import Storage, Turn
-from dse.study import difference
 from dse.study_archive import StudyArchive, read_archive, write_archive
+from dse.study_yaml import difference
 from dse.trial import NETWORK_OF, NEVER_MEASURED, State, Trial
 
 

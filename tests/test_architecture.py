@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "graph.archive",
         "graph.quantize",
+        "graph.equalize",
         "graph.tflite_file",
         "graph.tflite_reader",
         "graph.compact",
@@ -36,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("problem",),
     ("draws", "stopping", "search_costs"),
     ("graph.tracer", "graph.layers", "graph.operators", "graph.trace", "graph.execute"),
-    ("graph.ranges",),
+    ("graph.ranges", "graph.correct"),
     ("workloads",),
     ("compress",),
     ("firmware",),

@@ -69,6 +69,20 @@ TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
     "wide activations": {"quantization": {"precision": ["int8", "int16"]}},
     "ranges by percentile": {"quantization": {"ranges": ["minmax", "percentile"]}},
     "ranges by error": {"quantization": {"ranges": ["minmax", "mse"]}},
+    "one scale a tensor": {"quantization": {"scales": ["channel", "tensor"]}},
+    "equalized layers": {"quantization": {"equalization": ["none", "cross-layer"]}},
+    "adaptive rounding": {
+        "sparsity": SPARSITY,
+        "quantization": {
+            "rounding": ["nearest", "adaptive"],
+            "granularity": "global",
+            "weight_bits": [8, 3],
+        },
+    },
+    "corrected biases": {"quantization": {"biases": ["rounded", "corrected"]}},
+    "one trained scale a tensor": {
+        "quantization": {"scales": ["channel", "tensor"], "method": ["ptq", "qat"]}
+    },
     "trained quantization": {
         "quantization": {"method": ["ptq", "qat"], "granularity": "global", "weight_bits": [8, 3]}
     },

@@ -107,6 +107,8 @@ def test_every_setting_unit_and_choice_is_in_the_reference() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
     choices = [*get_args(study.Criterion), *get_args(study.Schedule), *get_args(study.Precision)]
     choices += [*get_args(study.Method), *get_args(study.RangesChoice)]
+    later = (study.Factors, study.Scales, study.Equalization, study.WeightRounding, study.Biases)
+    choices += [word for kind in later for word in get_args(kind)]
     for word in (*choices, *(key for keys in SAMPLER_SETTINGS.values() for key in keys)):
         assert f"`{word}`" in text
     table = text[text.index("## Units") : text.index("## `workload`")]

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dse
-from dse.candidate import Candidate, float_baseline
+from dse.candidate import CALIBRATION, Candidate, float_baseline
 from dse.errors import StudyError
 from dse.graph.channels import channel_groups
 from dse.graph.ir import Graph, without_values
@@ -95,6 +95,10 @@ def spaces(draw: st.DrawFn) -> Space:
         "precision": some(["int8", "int16", "float32"]),
         "method": some(["ptq", "qat"]),
         "ranges": some(["minmax", "percentile", "mse"]),
+        "scales": some(["channel", "tensor"]),
+        "equalization": some(["none", "cross-layer"]),
+        "rounding": some(["nearest", "adaptive"]),
+        "biases": some(["rounded", "corrected"]),
         "skip": draw(st.sampled_from([[], ["conv1"]])),
     }
     return problem(
@@ -212,16 +216,19 @@ def test_quantization_decides_no_training(
     quantized = {
         knob.name: other[knob.name]
         for knob in space.knobs
-        if knob.kind in ("bits", "precision", "ranges")
+        if knob.kind in ("bits", "precision", "ranges", *CALIBRATION)
     }
     one, two = space.candidate(params), space.candidate({**params, **quantized})
     assert one.float_key == two.float_key
-    same = (one.bits, one.precision, one.ranges) == (two.bits, two.precision, two.ranges)
+    same, other_same = (
+        (each.bits, each.precision, each.ranges, each.calibration) for each in (one, two)
+    )
+    alike = same == other_same
     if not one.method and not two.method:
         assert one.training_key == two.training_key == one.float_key
-        assert (one.network_key == two.network_key) == same
+        assert (one.network_key == two.network_key) == alike
     elif one.method == two.method:
-        assert (one.training_key == two.training_key) == same
+        assert (one.training_key == two.training_key) == alike
 
 
 # --- canonical form -----------------------------------------------------------------------------
@@ -256,11 +263,13 @@ def test_what_changes_nothing_is_left_out(
         assert space.candidate(varied("criterion", "schedule")).key == candidate.key
         assert candidate.float_key == float_baseline(candidate.target).float_key
     if candidate.precision == "float32":
-        assert (candidate.method, candidate.ranges) == ("", "")
-        assert space.candidate(varied("method", "ranges", "bits")).key == candidate.key
+        assert (candidate.method, candidate.ranges, candidate.calibration) == ("", "", {})
+        decided = varied("method", "ranges", "bits", *CALIBRATION)
+        assert space.candidate(decided).key == candidate.key
     if candidate.method == "qat":
         assert candidate.ranges == ""
-        assert space.candidate(varied("ranges")).key == candidate.key
+        learned = varied("ranges", "equalization", "rounding", "biases")
+        assert space.candidate(learned).key == candidate.key
     if not candidate.distillation:
         assert space.candidate(varied("temperature")).key == candidate.key
     if not candidate.compressed and not candidate.method:

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dse.candidate import float_baseline
+from dse.candidate import CALIBRATION, float_baseline
 from dse.problem import MIXTURE_SLACK
 from dse.space import Space
 from dse.trial import COST_METRICS
@@ -24,9 +24,11 @@ def test_the_baselines_have_a_setting_wherever_the_knobs_allow_one(space: Space)
             params = space.params(baseline)
             wanted: dict[str, Any] = {"prune": 0, "low_rank": 0, "sparsity": 0, "bits": 8}
             wanted |= {"precision": baseline.precision, "method": "ptq", "ranges": "minmax"}
+            wanted |= CALIBRATION
             if baseline.precision == "float32":
                 # Whatever these say, the weights are floats.
-                del wanted["bits"], wanted["method"], wanted["ranges"]
+                for kind in ("bits", "method", "ranges", *CALIBRATION):
+                    del wanted[kind]
             possible = all(
                 wanted.get(knob.kind, knob.choices[0]) in knob.choices for knob in space.knobs
             )

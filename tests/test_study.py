@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from dse.errors import StudyError
 from dse.samplers import SAMPLER_SETTINGS
-from dse.study import StudyFile, difference, override_study, parse_study, read_study
+from dse.study import StudyFile, override_study, parse_study, read_study
+from dse.study_yaml import difference
 from dse.trial import METRICS
 from tests.command_line import STUDY, Dse, study_text
 
@@ -69,6 +70,10 @@ STUDIES = st.fixed_dictionaries(
                         "precision": some(["int8", "int16", "float32"]),
                         "method": some(["ptq", "qat"]),
                         "ranges": some(["minmax", "percentile", "mse"]),
+                        "scales": some(["channel", "tensor"]),
+                        "equalization": some(["none", "cross-layer"]),
+                        "rounding": some(["nearest", "adaptive"]),
+                        "biases": some(["rounded", "corrected"]),
                         "skip": SKIP,
                     },
                 ),

@@ -121,7 +121,7 @@ class FakeQuantized(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Float weights (O, I, H, W) or (O, I), bias (O,) and the steps (O,) they are rounded to."""
+    """Float weights (O, I, H, W) or (O, I), bias (O,), and their steps: (O,), or (1,) for all."""
 
     def __init__(self, op: WeightedOp, start: WeightedOp) -> None:
         super().__init__()
@@ -132,7 +132,9 @@ class _Layer(nn.Module):
         self.weight = nn.Parameter(values.permute(0, 3, 1, 2) if values.dim() == 4 else values)
         bias = np.zeros(len(values)) if op.bias is None else np.asarray(op.bias)
         self.bias = nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
-        self.steps = nn.Parameter(torch.zeros(len(values)))
+        # Channels that share a scale go on sharing it.
+        shared = bool((start.weight.scales == start.weight.scales[0]).all())
+        self.steps = nn.Parameter(torch.zeros(1 if shared else len(values)))
         self.register_buffer("start", torch.from_numpy(start.weight.scales.astype(np.float32)))
         pruned = self.kept < start.weight.size
         self.register_buffer("mask", (self.weight != 0).float() if pruned else torch.ones(()))

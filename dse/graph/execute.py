@@ -83,6 +83,8 @@ def classes(
 
 def observe(graph: Graph, inputs: torch.Tensor) -> dict[str, tuple[float, float]]:
     """(lowest, highest) value of every tensor of a float graph over `inputs`."""
+    if graph.integer:
+        raise GraphError("ranges are observed on the float graph, before quantization")
     ranges: dict[str, tuple[float, float]] = {}
     for values in activations(graph, inputs):
         for name, value in values.items():
@@ -93,12 +95,16 @@ def observe(graph: Graph, inputs: torch.Tensor) -> dict[str, tuple[float, float]
 
 
 def activations(graph: Graph, inputs: torch.Tensor) -> Iterator[Values]:
-    """The values of every tensor of a float graph by name, one batch of `inputs` after another."""
-    if graph.integer:
-        raise GraphError("ranges are observed on the float graph, before quantization")
-    with torch.no_grad():
+    """The values of every tensor of a graph by name, one batch of `inputs` after another.
+
+    (N, C, H, W) or (N, F); those of an integer graph are its integers.
+    """
+    kernels = _INTEGER if graph.integer else _FLOAT
+    with torch.no_grad(), torch.backends.nnpack.flags(enabled=False):
         for part in torch.split(inputs, _batch_size(graph)):
-            yield _forward(graph, _entry(graph, part), _FLOAT, "double")
+            entry = _entry(graph, part)
+            entry = quantize_input(graph.tensors[graph.input], entry) if graph.integer else entry
+            yield _forward(graph, entry, kernels, "double")
 
 
 def run_float(
@@ -117,7 +123,7 @@ def run_float(
         xs = [values[name] for name in op.inputs]
         if isinstance(op, Conv2D | FullyConnected):
             weight, bias = weights[op.name]
-            total = _accumulate(op, xs[0], weight) + _per_channel(bias, xs[0])
+            total = accumulate(op, xs[0], weight) + _per_channel(bias, xs[0])
             value = _activate(total, op.activation)
         else:
             value = _FLOAT[type(op)](graph, op, xs, "double")
@@ -193,7 +199,7 @@ def _float_weighted(graph: Graph, op: Any, xs: list[torch.Tensor], _: Rounding) 
     constants = _constants(op)
     bias = torch.from_numpy(np.asarray(op.bias, dtype=np.float32))
     return _activate(
-        _accumulate(op, xs[0], constants.weight) + _per_channel(bias, xs[0]), op.activation
+        accumulate(op, xs[0], constants.weight) + _per_channel(bias, xs[0]), op.activation
     )
 
 
@@ -245,7 +251,8 @@ def _constants(op: WeightedOp) -> _Constants:
     return _Constants(torch.from_numpy(array.astype(np.float32)), float(sums.max()))
 
 
-def _accumulate(op: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def accumulate(op: WeightedOp, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Sums of a layer without its bias: weights (O, I, H, W) or (O, I) over inputs (N, ...)."""
     if isinstance(op, FullyConnected):
         return F.linear(x, weight)
     top, bottom, left, right = op.padding
@@ -267,7 +274,7 @@ def _weighted(graph: Graph, op: Any, xs: list[torch.Tensor], rounding: Rounding)
     exact32 = constants.largest_sum * reach < _EXACT_FLOAT32
     kind = torch.float32 if exact32 else torch.float64
     shifted = (xs[0] - source.zero_point).to(kind)
-    total = _accumulate(op, shifted, constants.weight.to(kind)).long()
+    total = accumulate(op, shifted, constants.weight.to(kind)).long()
     total += _per_channel(torch.from_numpy(np.asarray(op.bias, dtype=np.int64)), xs[0])
     wide = target.dtype == "int16"
     factors = [

@@ -1,8 +1,8 @@
 """Float graph -> integer graph: post-training quantization to the 8-bit and 16x8 specifications.
 
 Activations per tensor from the ranges seen on training data: int8 affine, or int16 symmetric (zero
-point 0); weights symmetric per output channel with 2 to 8 bits; bias int32 with scale s_in * s_w
-(docs/decisions/0006-int16-activations.md says why not int64)
+point 0); weights symmetric with 2 to 8 bits, per output channel or per tensor; bias
+int32 with scale s_in * s_w (docs/decisions/0006-int16-activations.md says why not int64)
 (https://ai.google.dev/edge/litert/models/quantization_spec).
 """
 
@@ -36,6 +36,7 @@ from dse.graph.ir import (
 INT8_MIN, INT8_MAX, INT16_MAX = -128, 127, 32767
 INT32_MAX = 2**31 - 1
 Ranges = Mapping[str, tuple[float, float]]
+SCALES = ("channel", "tensor")
 
 # Output scales that the specification fixes; kept unless a concatenation shares the tensor.
 _FIXED: Mapping[str, Mapping[str, tuple[float, int]]] = {
@@ -52,16 +53,20 @@ def quantize(
     densities: Mapping[str, float] | None = None,
     activations: DType = "int8",
     pattern: str = ELEMENT,
+    scales: str = "channel",
 ) -> Graph:
     """The integer graph of a float one, with activations of type int8 or int16.
 
     `ranges` are (low, high) of every tensor on training data (`execute.observe`), `bits` the weight
     widths by layer (8 where not named), `densities` the kept shares of the blocks of `pattern`
-    (dse.graph.blocks) that pruning declared. Raises GraphError when a layer is unknown, a range is
-    missing or not finite, or the type of activations is no integer.
+    (dse.graph.blocks) that pruning declared, `scales` whether weights have one an output 'channel'
+    or one a 'tensor'. Raises GraphError when a layer is unknown, a range is missing or not finite,
+    the type of activations is no integer, or scales are neither.
     """
     if activations not in _FIXED:
         raise GraphError(f"activations cannot be quantized to '{activations}'; use int8 or int16")
+    if scales not in SCALES:
+        raise GraphError(f"unknown scales '{scales}'; {nearest(scales, SCALES)}")
     bits, densities = bits or {}, densities or {}
     names = {op.name for op in graph.weighted}
     for name in (*bits, *densities):
@@ -69,7 +74,7 @@ def quantize(
             raise GraphError(f"no layer '{name}' holds weights; {nearest(name, names)}")
     tensors = _activations(graph, ranges, activations)
     ops = tuple(
-        _weighted(op, tensors, bits.get(op.name, 8), densities.get(op.name, 1.0), pattern)
+        _weighted(op, tensors, bits.get(op.name, 8), densities.get(op.name, 1.0), pattern, scales)
         if isinstance(op, Conv2D | FullyConnected)
         else op
         for op in graph.ops
@@ -167,10 +172,17 @@ def _float32(value: float) -> float:
 
 
 def _weighted(
-    op: WeightedOp, tensors: Mapping[str, Tensor], bits: int, density: float, pattern: str
+    op: WeightedOp,
+    tensors: Mapping[str, Tensor],
+    bits: int,
+    density: float,
+    pattern: str,
+    shared: str,
 ) -> Op:
     values = _values(op)
-    scales = weight_scales(values, bits)
+    # One scale for all: the whole tensor is a single row.
+    rows = values if shared == "channel" else values.reshape(1, -1)
+    scales = np.broadcast_to(weight_scales(rows, bits), values.shape[:1]).copy()
     kept = kept_elements(values.shape, density, pattern)
     return quantize_layer(op, values, scales, bits, kept, tensors[op.inputs[0]].scale or 1.0)
 
