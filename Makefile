@@ -24,7 +24,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt \
-		-e '.[dev,artifacts,browse,dashboard,firmware,postgresql,tflite,vela]'
+		-e '.[dev,artifacts,browse,dashboard,firmware,postgresql,ray,tflite,vela]'
 	@touch $(VENV)/.base $@
 
 quickstart: $(VENV)/.base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,13 @@ from dse import (
 )
 from dse.errors import DseError, StudyError
 from dse.options import (
+    AddressOption,
+    ArtifactsOption,
     BoardsOption,
+    CoresOption,
+    ExecutorOption,
     FormatOption,
+    GpusOption,
     JsonOption,
     MemoryOption,
     QuietOption,
@@ -33,6 +39,7 @@ from dse.options import (
     VerboseOption,
     WorkersOption,
     chosen_form,
+    cluster_of,
     limits_of,
     seconds_of,
 )
@@ -92,6 +99,11 @@ def run(
     workers: WorkersOption = 1,
     memory: MemoryOption = None,
     trial_timeout: TrialTimeoutOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    trial_cores: CoresOption = None,
+    trial_gpus: GpusOption = None,
+    artifacts: ArtifactsOption = None,
     sampler: Annotated[str | None, typer.Option(help="Instead of the file's sampler.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the file's seed.")] = None,
     boards: BoardsOption = None,
@@ -109,6 +121,7 @@ def run(
     from dse.terminal import Crew, explore_on_terminal, print_preview, tell_ending
 
     timeout_s, limits = seconds_of(timeout), limits_of(memory, trial_timeout)
+    crew = Crew(workers, limits, cluster=cluster_of(executor, address, trial_cores, trial_gpus))
     _report_folder(report)
     text = override_study(read_study(study), str(study), sampler=sampler, seed=seed)
     launch = prepare(text, str(study), study.parent, boards)
@@ -118,7 +131,7 @@ def run(
     name = study_name or launch.study.name
     total = n_trials or launch.study.n_trials
     url = storage or launch.study.storage or DEFAULT_STORAGE
-    with Storage(url) as opened:
+    with Storage(url, artifacts=artifacts) as opened:
         record = record_of(launch, name, total)
         opened.create(record)
         ending = explore_on_terminal(
@@ -127,7 +140,7 @@ def run(
             launch,
             total,
             timeout_s,
-            crew=Crew(workers, limits),
+            crew=crew,
             quiet=quiet,
             verbose=verbose,
         )
@@ -150,6 +163,11 @@ def resume(
     workers: WorkersOption = 1,
     memory: MemoryOption = None,
     trial_timeout: TrialTimeoutOption = None,
+    executor: ExecutorOption = "local",
+    address: AddressOption = None,
+    trial_cores: CoresOption = None,
+    trial_gpus: GpusOption = None,
+    artifacts: ArtifactsOption = None,
     constraint: Annotated[
         list[str] | None,
         typer.Option(help="A limit from now on, such as 'latency <= 20 ms'; for several, repeat."),
@@ -175,9 +193,10 @@ def resume(
     from dse.terminal import Crew, explore_on_terminal, tell_ending
 
     timeout_s, limits = seconds_of(timeout), limits_of(memory, trial_timeout)
+    crew = Crew(workers, limits, cluster=cluster_of(executor, address, trial_cores, trial_gpus))
     _report_folder(report)
     name, url, text = _named(study, storage)
-    with Storage(url) as opened:
+    with Storage(url, artifacts=artifacts) as opened:
         record = opened.study(study_name or name or _only(opened, url))
         given = text is not None and study is not None
         folder = Path(study).parent if given and study else record.folder
@@ -201,7 +220,7 @@ def resume(
             launch,
             total,
             timeout_s,
-            crew=Crew(workers, limits),
+            crew=crew,
             quiet=quiet,
             verbose=verbose,
         )
@@ -455,12 +474,19 @@ def _print_front(opened: Storage, record: StudyRecord, form: Format) -> None:
         print("no design meets every constraint yet; 'dse status' counts what was rejected")
 
 
+def command_line() -> str:
+    """The command as it was given, but for passwords."""
+    from dse.database import without_password
+
+    return shlex.join(["dse", *map(without_password, sys.argv[1:])])
+
+
 def _write_report(opened: Storage, name: str, folder: Path) -> None:
     from dse.provenance import versions
     from dse.report import write_report
 
     record = opened.study(name)
-    made_with = {**versions(), "command": " ".join(["dse", *sys.argv[1:]])}
+    made_with = {**versions(), "command": command_line()}
     files = write_report(record, opened.trials(name), opened.fronts(name), folder, made_with)
     print(f"report: {files.html.resolve()}")
 

@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dse.errors import StudyError
-from dse.options import JsonOption, StorageOption
+from dse.options import ArtifactsOption, JsonOption, StorageOption
 from dse.tables import show
 
 if TYPE_CHECKING:
     from dse.doctor import Check
     from dse.finding import Finding
 
-ArtifactsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--artifacts",
-        envvar="DSE_ARTIFACTS",
-        help="Store for networks outside the database: file:///folder or s3://bucket/folder.",
-    ),
-]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
 
 

@@ -27,6 +27,7 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("unicorn", "unicorn", "pip install 'dse[firmware]' to run them on an emulated core"),
     ("tflite", "tflite", "pip install 'dse[tflite]' to write .tflite files"),
     ("fsspec", "fsspec", "pip install 'dse[artifacts]' to keep networks outside the database"),
+    ("ray", "ray", "pip install 'dse[ray]' to run trials on a Ray cluster"),
     ("psycopg", "psycopg", "pip install 'dse[postgresql]' to share a study between machines"),
 )
 
@@ -107,7 +108,7 @@ def _boards() -> Check:
 
 def database_check(url: str) -> Check:
     """Whether a database opens, and what it holds."""
-    from dse.database import parse_url, shown
+    from dse.database import without_password
     from dse.storage import Storage
     from dse.trial import State
 
@@ -121,6 +122,6 @@ def database_check(url: str) -> Check:
     return Check(
         "database",
         "ok",
-        f"{shown(parse_url(url))}: {len(studies)} studies, {running} running trials",
+        f"{without_password(url)}: {len(studies)} studies, {running} running trials",
         hint,
     )

@@ -305,6 +305,7 @@ class Explorer:
     ) -> None:
         """Store a trial with the front that it changes; dropped when another worker was faster."""
         artifacts = {} if graph is None else {GRAPH: archive.to_bytes(graph)}
+        self.storage.keep(artifacts.values())
 
         def store(turn: Turn) -> tuple[Trial, FrontChange | None] | None:
             if begun:

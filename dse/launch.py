@@ -16,6 +16,7 @@ from dse.errors import DseError, StudyError, TargetError
 from dse.evaluation import Executor, InProcess, Measuring
 from dse.problem import Problem, build_problem
 from dse.provenance import versions
+from dse.ray_executor import Cluster, RayExecutor
 from dse.rows import StudyRecord
 from dse.samplers import resolve
 from dse.storage import Storage
@@ -49,6 +50,11 @@ def prepare(text: str, source: str, folder: Path, boards: Path | None = None) ->
     Raises a DseError with one sentence for whatever does not fit.
     """
     study = parse_study(text, source)
+    if without_password(study.storage or "") != (study.storage or ""):
+        raise StudyError(
+            f"{source}: 'storage' holds a password, which a study file does not, as it is stored "
+            "and shown; set DSE_STORAGE to the URL, or keep the password in ~/.pgpass"
+        )
     from dse.graph.trace import trace
     from dse.workloads import check_workload, workload_of
 
@@ -181,10 +187,12 @@ def explore(
     workers: int = 1,
     limits: Limits = NO_LIMITS,
     slot: Mapping[str, str] | None = None,
+    cluster: Cluster | None = None,
 ) -> Ending:
     """Run the study until it has `n_trials` finished ones, the time is up, or `stop` says so.
 
-    `workers` trials run at a time, each held to `limits`; `slot` says what this machine has.
+    `workers` trials run at a time, each held to `limits`; `slot` says what this machine has. On a
+    `cluster` as many run as fit into it, or `workers` where that is more than one.
     """
     from dse.explorer import Explorer
     from dse.samples import keep_samples
@@ -193,7 +201,7 @@ def explore(
     gc.collect()
     gc.freeze()
     listener = _proving(listener, storage, record, launch)
-    executor = _executor(record, launch, stop, workers, limits)
+    executor = _executor(record, launch, stop, workers, limits, cluster)
     try:
         explorer = Explorer(storage, record, launch.problem, executor, listener, stop, slot=slot)
         ending = explorer.run(n_trials, timeout_s)
@@ -205,14 +213,22 @@ def explore(
 
 
 def _executor(
-    record: StudyRecord, launch: Launch, stop: Callable[[], bool], workers: int, limits: Limits
+    record: StudyRecord,
+    launch: Launch,
+    stop: Callable[[], bool],
+    workers: int,
+    limits: Limits,
+    cluster: Cluster | None,
 ) -> Executor:
     """This process alone, or a pool where several are wanted or one is to be held to limits."""
+    make = partial(evaluator_of, launch.text, str(launch.folder.resolve()), record.seed)
+    if cluster is not None:
+        slots = workers if workers > 1 else None
+        return RayExecutor(make, cluster.address, cluster.share, slots, limits)
     if workers == 1 and limits == NO_LIMITS:
         return InProcess(
             _evaluator(launch.workload, launch.dataset, launch.recipe, record.seed, stop)
         )
-    make = partial(evaluator_of, launch.text, str(launch.folder), record.seed)
     return LocalPool(make, workers, limits)
 
 
@@ -296,5 +312,7 @@ def only_study(names: Sequence[str], url: str) -> str:
     if len(names) == 1:
         return names[0]
     if not names:
+        url = without_password(url)
         raise StudyError(f"{url} holds no study yet; start one with 'dse run STUDY.yaml'")
+    url = without_password(url)
     raise StudyError(f"{url} holds {len(names)} studies; name one of: {', '.join(sorted(names))}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from dse.errors import StudyError
+from dse.ray_executor import Cluster, Share
 from dse.tables import Format
 from dse.units import Dimension, parse_quantity
 from dse.workers import Limits
@@ -42,6 +43,43 @@ SlotOption = Annotated[
     list[str] | None,
     typer.Option(help="What this machine has, such as gpu=0; shown by 'dse status'. Repeat."),
 ]
+
+
+ExecutorOption = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where trainings run: on this machine, or on Ray.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(help="The Ray cluster, such as HOST:6379; default: one started here.")
+]
+CoresOption = Annotated[
+    float | None, typer.Option("--trial-cores", help="Cores that a trial asks of Ray.")
+]
+GpusOption = Annotated[
+    float | None, typer.Option("--trial-gpus", help="GPUs that a trial asks of Ray.")
+]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        envvar="DSE_ARTIFACTS",
+        help="Store for networks outside the database: file:///folder or s3://bucket/folder.",
+    ),
+]
+
+
+def cluster_of(
+    executor: str, address: str | None, cores: float | None, gpus: float | None
+) -> Cluster | None:
+    """The Ray cluster that was asked for; raises StudyError for its options without it."""
+    if executor == "ray":
+        given = {"cores": cores, "gpus": gpus}
+        share = Share(**{name: value for name, value in given.items() if value is not None})
+        return Cluster(address, share)
+    options = {"--address": address, "--trial-cores": cores, "--trial-gpus": gpus}
+    for name, value in options.items():
+        if value is not None:
+            raise StudyError(f"{name} is for --executor ray; the executor is '{executor}'")
+    return None
 
 
 def limits_of(memory: str | None, trial_timeout: str | None) -> Limits:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from dse import leases, optuna_tables, rows, schema, summaries
-from dse.artifact_store import asked_store
+from dse.artifact_store import asked_store, find_store
 from dse.artifacts import GRAPH, get_artifact, list_artifacts, same_network
 from dse.database import UnreachableError, make_engine, parse_url, sentences, shown, sqlite_path
 from dse.errors import StorageError, nearest
@@ -336,6 +336,12 @@ class Storage:
         """SHA-256 of the artifacts by kind, by the trial's number."""
         with self._read() as connection:
             return list_artifacts(connection, self._study(connection, name).study_id)
+
+    def keep(self, blobs: Iterable[bytes]) -> None:
+        """Write artifacts to their store ahead of a turn, in which others would wait for it."""
+        if self._store is not None:
+            for blob in blobs:
+                find_store(self._store).put(blob)
 
     def network(self, name: str, number: int) -> bytes | None:
         """The archive of a trial's network, which another trial may have trained."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dse.launch import Launch, explore, resume_command
 from dse.problem import describe
 from dse.progress import StudyProgress
+from dse.ray_executor import Cluster
 from dse.rows import StudyRecord
 from dse.samplers import resolve
 from dse.storage import Storage
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Crew:
-    """Who does the work here: processes, what a trial may use, and what the machine has."""
+    """Who does the work: processes, what a trial may use, what the machine has, or a cluster."""
 
     workers: int = 1
     limits: Limits = NO_LIMITS
     slot: Mapping[str, str] = field(default_factory=dict)
+    cluster: Cluster | None = None
 
 
 def print_preview(found: Mapping[str, Any]) -> None:
@@ -93,6 +95,7 @@ def explore_on_terminal(
             workers=crew.workers,
             limits=crew.limits,
             slot=crew.slot,
+            cluster=crew.cluster,
         )
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dse.errors import StudyError
 from dse.options import (
+    ArtifactsOption,
     BoardsOption,
     MemoryOption,
     QuietOption,
@@ -49,6 +51,7 @@ def worker(
     folder: Annotated[
         Path | None, typer.Option(help="Where the study's own modules lie on this machine.")
     ] = None,
+    artifacts: ArtifactsOption = None,
     boards: BoardsOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -64,9 +67,9 @@ def worker(
     crew = Crew(workers, limits_of(memory, trial_timeout), slot_of(slot))
     timeout_s = seconds_of(timeout)
     url = storage or DEFAULT_STORAGE
-    with Storage(url) as opened:
+    with Storage(url, artifacts=artifacts) as opened:
         record = opened.study(study or only_study([found.name for found in opened.studies()], url))
-        where = folder or Path(record.definition["folder"])
+        where = folder or _without_code(record)
         launch = prepare(record.study_file, f"study '{record.name}'", where, boards)
         check_same(record, launch)
         ending = explore_on_terminal(
@@ -82,6 +85,19 @@ def worker(
     if not quiet:
         print(words[ending])
     raise typer.Exit({"interrupted": 130, "failing": 1}.get(ending, 0))
+
+
+def _without_code(record: StudyRecord) -> Path:
+    """Any folder, for a study that names no modules of its own.
+
+    Whoever can write to a shared database could otherwise say which folder here code is run from.
+    """
+    if isinstance(record.definition.get("workload"), str):
+        return Path()
+    raise StudyError(
+        f"study '{record.name}' names functions of its own; give --folder with where its modules "
+        f"lie on this machine (they were in {record.definition.get('folder') or '?'})"
+    )
 
 
 def show_status(opened: Storage, record: StudyRecord, url: str, as_json: bool) -> None:

@@ -36,8 +36,26 @@ class Limits:
     memory_bytes: int | None = None
     trial_s: float | None = None
 
+    def excess(self, seconds: float, used_bytes: int) -> str | None:
+        """What a trial that took and used this much has too much of, in words."""
+        if self.trial_s is not None and seconds > self.trial_s:
+            return f"took longer than a trial may ({format_quantity(self.trial_s, 'seconds')})"
+        if self.memory_bytes is not None and used_bytes > self.memory_bytes:
+            used, allowed = (format_quantity(n, "bytes") for n in (used_bytes, self.memory_bytes))
+            return f"used {used} of memory, more than a trial may ({allowed})"
+        return None
+
 
 NO_LIMITS = Limits()
+
+
+def memory_bytes(process: int) -> int:
+    """What a process holds in memory now (proc(5), statm: resident pages); 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{process}/statm").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class LocalPool:
@@ -105,16 +123,10 @@ class LocalPool:
         return found
 
     def _excess(self, child: _Child) -> str | None:
-        limits = self._limits
+        watched = self._limits.memory_bytes is not None
+        used = memory_bytes(child.process.pid or 0) if watched else 0
         seconds = 0.0 if child.began is None else time.monotonic() - child.began
-        if limits.trial_s is not None and seconds > limits.trial_s:
-            allowed = format_quantity(limits.trial_s, "seconds")
-            return f"took longer than a trial may ({allowed})"
-        used = child.memory_bytes() if limits.memory_bytes is not None else 0
-        if limits.memory_bytes is not None and used > limits.memory_bytes:
-            found, allowed = (format_quantity(n, "bytes") for n in (used, limits.memory_bytes))
-            return f"used {found} of memory, more than a trial may ({allowed})"
-        return None
+        return self._limits.excess(seconds, used)
 
     def interrupt(self) -> None:
         """Ask every process to hand back what it does."""
