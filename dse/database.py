@@ -62,6 +62,7 @@ def parse_url(text: str) -> URL:
     Raises StorageError when it is no URL, or the kind of database is not supported.
     """
     if "://" not in text:
+        text = without_password(text)
         raise StorageError(f"'{text}' is not a storage URL; write sqlite:///{text or 'study.db'}")
     try:
         url = sa.make_url(text)
@@ -89,8 +90,9 @@ def shown(url: URL) -> str:
 
 
 def without_password(text: str) -> str:
-    """A storage URL as it was given, fit to be shown."""
-    return re.sub(r"(://[^/@:]*):[^@/]*@", r"\1:***@", text)
+    """A storage URL as it was given, well-formed or not, fit to be shown."""
+    # From the colon after the user to the last at sign, as a password may hold both.
+    return re.sub(r"(://[^/@:]*|^[^/@:]*(?=:(?!//))):\S*@", r"\1:***@", text)
 
 
 def make_engine(url: URL, *, readonly: bool = False) -> Engine:

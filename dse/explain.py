@@ -180,7 +180,7 @@ def _graph(record: StudyRecord, trial: Trial, blob: bytes | None) -> Graph:
     from dse.candidate import Candidate
     from dse.launch import prepare
 
-    launch = prepare(record.study_file, f"study '{record.name}'", Path(record.definition["folder"]))
+    launch = prepare(record.study_file, f"study '{record.name}'", record.folder)
     candidate = Candidate.from_json(trial.candidate)
     if candidate.target not in launch.problem.targets:
         raise TargetError(f"trial {trial.number} runs on {candidate.target}, which is not known")

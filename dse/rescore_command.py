@@ -26,6 +26,7 @@ def rescore(
     as_json: JsonOption = False,
 ) -> None:
     """Cost stored trials on other targets, or anew; a study STUDY@LABEL beside the old one."""
+    from dse.database import without_password
     from dse.launch import DEFAULT_STORAGE, only_study
     from dse.rescore import rescore as run
     from dse.storage import Storage
@@ -52,7 +53,7 @@ def rescore(
         print(f"{done.never_trained} would fit now, but were never trained; a study would")
     for line in done.left_out:
         print(f"left out: {line}")
-    print(f"look at it: dse front '{done.study}' --storage {url}")
+    print(f"look at it: dse front '{done.study}' --storage {without_password(url)}")
 
 
 def register(app: typer.Typer) -> None:

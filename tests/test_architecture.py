@@ -60,7 +60,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("audit_optuna",),
     ("transfer", "audit", "backup"),
     ("proposer", "heartbeat", "workers", "firmware.bundle", "firmware.verify"),
-    ("knowledge",),
+    ("knowledge", "ray_executor"),
     ("explorer",),
     ("prover", "samples"),
     ("launch", "rescore"),

@@ -57,7 +57,9 @@ class Sleeper:
         self, candidate: Candidate, rounding: Rounding, watch: Watch | None = None
     ) -> Evaluation:
         self.note("begun", candidate, rounding)
-        time.sleep(self.how.sleep_s)
+        deadline = time.monotonic() + self.how.sleep_s
+        while time.monotonic() < deadline:  # as a training does, which takes step after step
+            time.sleep(0.02)
         found = self.formula.evaluate(candidate, rounding, watch)
         self.note("done", candidate, rounding)
         return found
@@ -78,10 +80,11 @@ def maker(log: Path, sleep_s: float = 0.0) -> OnNode:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head that runs no tasks, and two nodes of one core each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("DSE_CACHE", str(tmp_path_factory.mktemp("cache")))
         paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         from ray.cluster_utils import Cluster
