@@ -21,7 +21,7 @@ How much of a network can go before its accuracy does, after Deutel et al.,
 network unless a column says otherwise; one seed, so differences below about half a point are noise
 (one point on HAR and ResNet-8). Flash and RAM are modelled for `nucleo_f446re/native`. Measured
 values: [deutel/](deutel). Made by `python benchmarks/deutel.py`, which goes on where it was
-interrupted.
+interrupted; a dash is what it has not measured yet.
 
 ![Accuracy against remaining parameters](deutel.svg)
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
@@ -36,8 +36,8 @@ def write_report(results: Path, triples: Sequence[Shares], methods: Sequence[str
     sections = [section(known, name, triples, methods, wins) for name in workloads]
     lines = [INTRODUCTION, *sections, "## In all\n"]
     lines += [
-        "Triples of budgets in which the differentiable method is better (means over seeds, ties "
-        "count for the other): "
+        "Triples of budgets in which the differentiable method is better (over the seeds that both "
+        "have; ties count for the other): "
         + ", ".join(f"{better} of {count} against {m}" for m, (better, count) in wins.items())
         + "."
     ]
@@ -71,13 +71,14 @@ def section(
     ]
     for shares in triples:
         rows = {m: found(known, name, seeds, m, shares) for m in methods}
-        complete = {m: mean(r["int8"] for r in got) for m, got in rows.items() if got}
         for method, score in wins.items():
-            if method in complete and len(rows[method]) == len(rows[methods[0]]) > 0:
-                score[0] += complete[methods[0]] > complete[method]
+            common = set(rows[method]) & set(rows[methods[0]])
+            if common:
+                ours, theirs = (accuracy(rows[m], common) for m in (methods[0], method))
+                score[0] += ours > theirs
                 score[1] += 1
-        cells = [percent(complete[m]) if m in complete else "-" for m in methods]
-        widths = rows[methods[0]][0]["widths"] if rows[methods[0]] else "-"
+        cells = [cell(rows[m], len(seeds)) for m in methods]
+        widths = next((row["widths"] for row in rows[methods[0]].values()), "-")
         title = ", ".join(f"{100 * share:g} %" for share in shares)
         lines.append("| " + " | ".join([title, *cells, widths]) + " |")
     return "\n".join(lines) + "\n"
@@ -85,10 +86,23 @@ def section(
 
 def found(
     known: Mapping[str, Row], name: str, seeds: Sequence[int], method: str, shares: Shares
-) -> list[Row]:
+) -> dict[int, Row]:
     """What is known of a method under one triple of budgets, by seed."""
-    keys = (key_of(name, seed, method, shares) for seed in seeds)
-    return [known[key] for key in keys if key in known]
+    keys = {seed: key_of(name, seed, method, shares) for seed in seeds}
+    return {seed: known[key] for seed, key in keys.items() if key in known}
+
+
+def accuracy(rows: Mapping[int, Row], seeds: Iterable[int]) -> float:
+    """Mean accuracy over seeds."""
+    return mean(rows[seed]["int8"] for seed in seeds)
+
+
+def cell(rows: Mapping[int, Row], seeds: int) -> str:
+    """Mean accuracy, with the number of seeds where some are missing."""
+    if not rows:
+        return "-"
+    fewer = f" ({len(rows)} of {seeds} seeds)" if len(rows) < seeds else ""
+    return percent(accuracy(rows, rows)) + fewer
 
 
 def reductions(known: Mapping[str, Row], workloads: Sequence[str]) -> list[str]:
