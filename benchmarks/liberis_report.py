@@ -94,7 +94,7 @@ def found(
 
 def accuracy(rows: Mapping[int, Row], seeds: Iterable[int]) -> float:
     """Mean accuracy over seeds."""
-    return mean(rows[seed]["int8"] for seed in seeds)
+    return mean(float(rows[seed]["int8"]) for seed in seeds)
 
 
 def cell(rows: Mapping[int, Row], seeds: int) -> str:
