@@ -10,13 +10,13 @@ the database's. Slots are logical cores; a machine of two can have sixteen of th
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dse.candidate import Candidate
 from dse.evaluation import Evaluation, Measuring
@@ -98,26 +98,20 @@ class Clock:
 
 def throughput(slots: int, trials: int, sleep_s: float, folder: Path) -> float:
     """Trained trials a second, once every slot has its process and its evaluator."""
-    import ray
+    from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        "local",
-        num_cpus=slots,
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    node = {"num_cpus": slots, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    cluster: Any = Cluster(initialize_head=True, head_node_args=node)
     asked, clock = problem(), Clock()
     workload = WORKLOADS["digits"]
     launch = Launch(asked.study, STUDY, Path(), workload, workload.load(), workload.recipe, asked)
-    executor = RayExecutor(Sleeping(sleep_s), ray.get_runtime_context().gcs_address)
+    executor = RayExecutor(Sleeping(sleep_s), cluster.address)
     with Storage(f"sqlite:///{folder / 'scaling.db'}") as storage:
         record = record_of(launch, f"slots-{slots}", trials)
         storage.create(record)
         Explorer(storage, record, asked, executor, clock).run(trials)
     executor.close()
+    cluster.shutdown()
     warm = clock.stored[2 * slots :]  # the first rounds start processes and wait for the baseline
     return (len(warm) - 1) / (warm[-1] - warm[0])
 
@@ -128,6 +122,7 @@ def main() -> None:
     parser.add_argument("--trials-per-slot", type=int, default=12)
     parser.add_argument("--sleep", type=float, default=1.0, help="seconds a trial")
     options = parser.parse_args()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     print(f"{'slots':>6} {'trials/s':>9} {'of linear':>10}")
     for slots in options.slots:
         with tempfile.TemporaryDirectory() as folder:
