@@ -97,6 +97,7 @@ def main() -> int:
     parser.add_argument("--log", default="")
     parser.add_argument("--lease", type=float, default=60.0)
     parser.add_argument("--pool", type=int, default=0)
+    parser.add_argument("--go", type=Path, help="say 'ready', and begin once this file is there")
     given = parser.parse_args()
     with stop_on_signal() as stopped, Storage(given.storage, patience_s=120) as storage:
         record = storage.study(given.study)
@@ -105,6 +106,10 @@ def main() -> int:
         if given.pool:
             executor = LocalPool(toy, given.pool)
         problem = small_problem(record.study_file, archive.from_bytes(toy.graph))
+        if given.go is not None:
+            print("ready", flush=True)
+            while not given.go.exists():
+                time.sleep(0.01)
         try:
             ending = Explorer(
                 storage,
