@@ -32,13 +32,16 @@ def write_report(results: Path, triples: Sequence[Shares], methods: Sequence[str
     """Write <results>.md from <results>.json."""
     known: dict[str, Row] = json.loads(results.read_text("utf-8"))
     workloads = list(dict.fromkeys(key.split(" seed ")[0] for key in known))
-    wins = {method: [0, 0] for method in methods if method != methods[0]}
+    wins = {method: [0, 0, 0, 0] for method in methods if method != methods[0]}
     sections = [section(known, name, triples, methods, wins) for name in workloads]
     lines = [INTRODUCTION, *sections, "## In all\n"]
     lines += [
-        "Triples of budgets in which the differentiable method is better (over the seeds that both "
-        "have; ties count for the other): "
-        + ", ".join(f"{better} of {count} against {m}" for m, (better, count) in wins.items())
+        "Where the differentiable method is better, ties counted for the other: in triples of "
+        "budgets (means over the seeds that both have) and in single runs, "
+        + "; ".join(
+            f"against {method} {score[0]} of {score[1]} and {score[2]} of {score[3]}"
+            for method, score in wins.items()
+        )
         + "."
     ]
     lines += ["", *reductions(known, workloads), *times(known, workloads, methods[0])]
@@ -77,6 +80,9 @@ def section(
                 ours, theirs = (accuracy(rows[m], common) for m in (methods[0], method))
                 score[0] += ours > theirs
                 score[1] += 1
+                pairs = [(rows[methods[0]][s]["int8"], rows[method][s]["int8"]) for s in common]
+                score[2] += sum(one > other for one, other in pairs)
+                score[3] += len(pairs)
         cells = [cell(rows[m], len(seeds)) for m in methods]
         widths = next((row["widths"] for row in rows[methods[0]].values()), "-")
         title = ", ".join(f"{100 * share:g} %" for share in shares)
