@@ -52,7 +52,7 @@ def test_a_worker_joins_a_study_on_a_server_and_leaves_on_sigterm(
 ) -> None:
     database = postgresql.new_database()
     url = postgresql.url(database)
-    dse.write(study_text({"n_trials": 4, "training.epochs": 400}))
+    dse.write(study_text({"n_trials": 30, "training.epochs": 400}))
     first = start("run", "study.yaml", "--storage", url, "--quiet")
     with Storage(url) as storage:
         deadline = time.monotonic() + 240
