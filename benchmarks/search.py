@@ -1,7 +1,8 @@
 """How many trainings every sampler needs: `python benchmarks/search.py`, into reports/search.md.
 
 Stored runs (reports/search.json) are kept: a stopped comparison goes on, `--fresh` starts anew,
-`--render` only writes the page and the figure again.
+`--render` only writes the page and the figure again, `--suggestion` measures what one suggestion
+takes. pymoo and BoTorch come with `pip install 'dse[bench]'`.
 """
 
 from __future__ import annotations

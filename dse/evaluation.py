@@ -113,6 +113,7 @@ class Stopped:
     gap: float
     reason: str
     curve: Sequence[float]
+    saved: int
     seconds: float
 
 
@@ -198,6 +199,7 @@ def perform(task: Task, evaluator: Measuring) -> Outcome:
     except Interrupted:
         return HandedBack()
     except StoppedEarlyError as stopped:
-        return Stopped(stopped.gap, stopped.reason, stopped.curve, time.monotonic() - began)
+        found = (stopped.gap, stopped.reason, stopped.curve, stopped.saved)
+        return Stopped(*found, time.monotonic() - began)
     except (DseError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         return Failed(f"{type(error).__name__}: {(str(error).splitlines() or ['-'])[0]}")

@@ -306,7 +306,7 @@ class Knowledge:
         if network is None:
             outcome = yield self._training(proposal, rounding)
             if isinstance(outcome, Stopped):
-                early = StoppedEarlyError(outcome.gap, outcome.reason, outcome.curve)
+                early = StoppedEarlyError(outcome.gap, outcome.reason, outcome.curve, outcome.saved)
                 return stopping.stopped_trial(trial, early, outcome.seconds), None
             if not isinstance(outcome, Trained):
                 return _failed(trial, outcome), None

@@ -191,6 +191,7 @@ class Proposer:
         self._accuracies.append(accuracy)
         if trial.number == 0:
             self._baseline, self._samples = accuracy, trial.validation_samples or None
+            self._grey = None  # made without them, if others were faster than the baseline
 
     def _frozen(self, trial: Trial, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
         done = state is TrialState.COMPLETE

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dse.candidate import CALIBRATION, Candidate
+from dse.candidate import Candidate
 from dse.graph.factor import factor_shapes
 from dse.problem import Problem
-from dse.space import Space
+from dse.space import Knob, KnobKind, Space
 from dse.trial import COST_METRICS
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def grey_box(
         deployment=targets,
         distributions=space.distributions,
         vectorized=True,
-        features=lambda params: _features(problem, params),
+        features=lambda params: features(problem, params),
         network=lambda params: _anywhere(problem, params).network_key,
-        region=_region(problem, baseline),
+        region=region(problem, baseline),
         samples=samples,
         seed=seed,
         **settings,
@@ -74,46 +74,39 @@ def _costs(
     return found[:, :, : len(names)] if names else found
 
 
-def _features(problem: Problem, params: Params) -> Mapping[str, Sequence[float]]:
-    """By layer: log of the kept channels and weights, and 2^-bits; what else decides, by choice."""
-    candidate, space = _anywhere(problem, params), problem.space
-    channels = space.channels
-    found: dict[str, list[float]] = {
-        "kept": [math.log(candidate.widths.get(g, n) / n) for g, n in channels.items()],
-        "dense": [math.log(candidate.kept.get(layer, 1.0)) for layer in space.layers],
-        "rank": [_rank_share(candidate, space, layer) for layer in space.layers],
-        "bits": [2.0 ** -candidate.bits.get(layer, 32) for layer in space.layers],
-    }
-    for knob in space.knobs:
-        if knob.kind in _CHOICES and len(knob.choices) > 1:
-            chosen = _chosen(candidate, knob.kind)
-            found[knob.name] = [float(chosen == choice) for choice in knob.choices]
-    return {name: values for name, values in found.items() if values}
+def features(problem: Problem, params: Params) -> Mapping[str, Sequence[float]]:
+    """Numbers by layer for what compresses layers; other knobs by value, or one-hot by choice."""
+    candidate, found = _anywhere(problem, params), dict[str, list[float]]()
+    for knob in problem.space.knobs:
+        if knob.kind in BY_LAYER:
+            if knob.kind not in found:
+                found[knob.kind] = BY_LAYER[knob.kind](problem.space, candidate)
+        elif knob.kind != "target" and len(knob.choices) > 1:
+            found[knob.name] = _chosen(knob, params[knob.name])
+    return found
 
 
-_CHOICES = (
-    "criterion",
-    "schedule",
-    "precision",
-    "factors",
-    "pattern",
-    "method",
-    "ranges",
-    *CALIBRATION,
-)
-# What a candidate means by saying nothing.
-_UNSAID = {
-    "factors": "channel",
-    "pattern": "element",
-    "method": "ptq",
-    "ranges": "minmax",
-    **CALIBRATION,
-}
+def _chosen(knob: Knob, value: Any) -> list[float]:
+    if all(isinstance(choice, int | float) for choice in knob.choices):
+        return [float(value)]
+    return [float(value == choice) for choice in knob.choices]
 
 
-def _chosen(candidate: Candidate, kind: str) -> str:
-    found = candidate.calibration.get(kind) or getattr(candidate, kind, "")
-    return str(found or _UNSAID.get(kind, ""))
+def _kept(space: Space, candidate: Candidate) -> list[float]:
+    channels = space.channels.items()
+    return [math.log(candidate.widths.get(group, n) / n) for group, n in channels]
+
+
+def _dense(space: Space, candidate: Candidate) -> list[float]:
+    return [math.log(candidate.kept.get(layer, 1.0)) for layer in space.layers]
+
+
+def _coarse(space: Space, candidate: Candidate) -> list[float]:
+    return [2.0 ** -candidate.bits.get(layer, 32) for layer in space.layers]
+
+
+def _ranks(space: Space, candidate: Candidate) -> list[float]:
+    return [_rank_share(candidate, space, layer) for layer in space.layers]
 
 
 def _rank_share(candidate: Candidate, space: Space, layer: str) -> float:
@@ -125,10 +118,26 @@ def _rank_share(candidate: Candidate, space: Space, layer: str) -> float:
     return math.log(sum(map(math.prod, parts)) / math.prod(shape))
 
 
-def _region(problem: Problem, baseline: float | None) -> list[tuple[float, float]]:
-    """(best, worst) by objective: the study's box, and no accuracy that its limits refuse."""
+# What compresses layers: a number for each, on which the error of the network depends smoothly.
+BY_LAYER: Mapping[KnobKind, Callable[[Space, Candidate], list[float]]] = {
+    "prune": _kept,
+    "low_rank": _ranks,
+    "sparsity": _dense,
+    "bits": _coarse,
+}
+
+
+def region(problem: Problem, baseline: float | None) -> list[tuple[float, float]]:
+    """(best, worst) by objective: the study's box, and no accuracy that its limits refuse.
+
+    Limits that name the baseline do not count before it is known: it failed, or still runs.
+    """
     box = problem.box
-    limits = [limit.limit(baseline) for limit in problem.study.constraints if limit.needs_accuracy]
+    limits = [
+        limit.limit(baseline)
+        for limit in problem.study.constraints
+        if limit.needs_accuracy and (baseline is not None or limit.relation == "absolute")
+    ]
     found = []
     for name, ideal, reference in zip(box.metrics, box.ideal, box.reference, strict=True):
         if name == "accuracy":

@@ -21,6 +21,7 @@ from dse.problem import Problem
 from dse.trial import COST_METRICS, State, Trial
 
 CURVE = "dse:curve"
+SAVED = "dse:epochs_saved"
 STOPPED = "stopped early"
 # Fewer finished curves than this tell too little (they were replayed on a digits network).
 LEAST_CURVES = 12
@@ -33,11 +34,11 @@ Watch: TypeAlias = Callable[[float, int, int], None]
 
 
 class StoppedEarlyError(Exception):
-    """A training was ended: what is missing in accuracy, and the sentence that says so."""
+    """A training was ended: what is missing in accuracy, why, and how many epochs were saved."""
 
-    def __init__(self, gap: float, reason: str, curve: Sequence[float]) -> None:
+    def __init__(self, gap: float, reason: str, curve: Sequence[float], saved: int) -> None:
         super().__init__(reason)
-        self.gap, self.reason, self.curve = gap, reason, tuple(curve)
+        self.gap, self.reason, self.curve, self.saved = gap, reason, tuple(curve), saved
 
 
 @dataclass
@@ -86,7 +87,7 @@ def stopped_trial(trial: Trial, stopped: StoppedEarlyError, seconds: float) -> T
         state=State.INFEASIBLE,
         reason=stopped.reason,
         violations={**trial.violations, STOPPED: stopped.gap},
-        attrs={**trial.attrs, CURVE: list(stopped.curve)},
+        attrs={**trial.attrs, CURVE: list(stopped.curve), SAVED: stopped.saved},
         stage_s={"train": seconds},
         trained=True,
     )
@@ -134,6 +135,6 @@ def watch(curves: Curves, needed: float, curve: list[float]) -> Watch:
                 f"{100 * accuracy:.2f} %: at best {100 * best:.2f} % in the end, and its costs ask "
                 f"for more than {100 * needed:.2f} %"
             )
-            raise StoppedEarlyError(needed - best, reason, curve)
+            raise StoppedEarlyError(needed - best, reason, curve, epochs - epoch)
 
     return after_epoch

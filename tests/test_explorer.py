@@ -315,10 +315,11 @@ def test_the_grey_box_is_far_ahead_after_few_trainings(tmp_path: Path) -> None:
     assert mean("grey-box", 14) > max(0.9, mean("random", 42))
 
 
-def test_the_grey_box_ends_with_a_used_up_space(storage: Storage) -> None:
+@pytest.mark.parametrize("sampler", ["grey-box", "tpe", "nsga2", "random"])
+def test_a_used_up_space_ends_the_study(storage: Storage, sampler: str) -> None:
     text = STUDY.replace("[2, 4, 8]", "[2, 8]").replace("[0, 0.25, 0.5, 0.75]", "[0, 0.5]")
     problem = small_problem(text)
-    record = small_record(problem, sampler="grey-box", n_trials=1000)
+    record = small_record(problem, sampler=sampler, n_trials=1000)
     storage.create(record)
     assert explorer(storage, record, problem, FormulaEvaluator(problem)).run(1000) == "exhausted"
     keys, _ = true_front(problem)

@@ -147,6 +147,54 @@ def test_another_number_or_seed_draws_other_values(name: str) -> None:
         assert len({str(sorted(params.items())) for params in proposals}) > 3
 
 
+def legal(params: Mapping[str, Any]) -> bool:
+    return set(params) == set(CHOICES) and all(
+        any(value == pytest.approx(choice) for choice in CHOICES[name])
+        for name, value in params.items()
+    )
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_one_to_five_objectives(name: str, objectives: int) -> None:
+    study = optuna.create_study(directions=["minimize"] * objectives)
+    for number in range(12):
+        study.sampler = make_sampler(name, SETTINGS[name], 0, number, CHOICES)
+        trial = study.ask(DISTRIBUTIONS)
+        assert legal(trial.params)
+        study.tell(trial, [value * (i + 1) for i in range(objectives) for value in [number % 5]])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_failed_and_nan_trials_and_nothing_feasible_still_give_legal_proposals(name: str) -> None:
+    study = optuna.create_study(directions=DIRECTIONS)
+    for number in range(TRIALS):
+        study.sampler = make_sampler(name, SETTINGS[name], 0, number, CHOICES)
+        trial = study.ask(DISTRIBUTIONS)
+        assert legal(trial.params)
+        trial.set_constraint("never met", 1.0 + number % 3)
+        if number % 3 == 0:
+            study.tell(trial, state=TrialState.FAIL)
+        elif number % 3 == 1:
+            study.tell(trial, [float("nan"), 1, 1], skip_if_finished=True)
+        else:
+            study.tell(trial, values(trial.params))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_eight_at_once_get_legal_and_mostly_different_proposals(name: str) -> None:
+    study = history(name, 6)
+    running = []
+    for number in range(6, 14):
+        study.sampler = make_sampler(name, SETTINGS[name], 0, number, CHOICES)
+        running.append(study.ask(DISTRIBUTIONS))
+    assert all(legal(trial.params) for trial in running)
+    assert len({str(sorted(trial.params.items())) for trial in running}) > 4
+    for trial in reversed(running):
+        study.tell(trial, values(trial.params))
+    assert legal(ask(study, name, 0, 14))
+
+
 def test_a_grid_meets_every_point_once() -> None:
     knobs = {name: CHOICES[name] for name in ("prune.conv2", "bits.conv2", "target")}
     distributions = {name: DISTRIBUTIONS[name] for name in knobs}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dse.candidate import Candidate
-from dse.stopping import CURVE, LEAST_CURVES, STOPPED, Curves, needed_accuracy
+from dse.stopping import CURVE, LEAST_CURVES, SAVED, STOPPED, Curves, needed_accuracy
 from dse.storage import Storage
 from dse.trial import Metric, MetricName, State, Trial
 from tests.problems import STUDY, FormulaEvaluator, explorer, small_problem, small_record
@@ -99,6 +99,7 @@ def test_epochs_are_saved_and_the_front_stays(tmp_path: Path) -> None:
         assert trial_.state is State.INFEASIBLE
         assert trial_.value("accuracy") is None
         assert "its costs ask for more than" in trial_.reason
+        assert trial_.attrs[SAVED] == 5 - len(trial_.attrs[CURVE])
         assert Candidate.from_json(trial_.candidate).key == trial_.candidate_key
     everything = 5 * len(found["stopped"][0].trained[2:])
     assert found["stopped"][0].epochs < 0.9 * everything

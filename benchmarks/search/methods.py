@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,13 @@ from dse.greybox.surrogate import ErrorModel, ErrorScale
 from dse.pareto import Points
 
 Way = Literal["plain", "memo"]
+WAYS: tuple[Way, ...] = ("plain", "memo")
 STARTS = 20
+# 2: known networks are changed after five in a row; the grey box refines in five rounds.
+MEMO_REVISION, GREY_REVISION = 2, 2
 # Proposals that cost no training, in a row, before a method counts as stuck.
 _MOST_FREE = 200
+_MOST_REPEATS, _CHANGES = 5, 60  # as in dse.proposer and dse.draws
 
 
 @dataclass
@@ -79,13 +84,17 @@ def _name(network: Params) -> str:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to search: its name, how often and how far it is run, and the run itself."""
+    """One way to search: its name, how often and how far it is run, and the run itself.
+
+    Another `revision` runs stored results again.
+    """
 
     name: str
     run: Callable[[SearchProblem, int, int], Ledger]
     seeds: int = 5
     trainings: int = 200
     note: str = ""
+    revision: int = 1
 
 
 def _study(problem: SearchProblem, sampler: BaseSampler | None = None) -> optuna.Study:
@@ -109,43 +118,65 @@ def spread(problem: SearchProblem, seed: int, count: int) -> list[dict[str, Any]
     return found[:count]
 
 
-def black_box(make: Callable[[int], BaseSampler], way: Way) -> Callable[..., Ledger]:
-    """Optuna's samplers. 'plain': every proposal is trained, on the target it names.
+Maker = Callable[[SearchProblem, int], BaseSampler]
+
+
+def black_box(make: Maker, way: Way) -> Callable[..., Ledger]:
+    """Optuna's samplers and their like. 'plain': every proposal is trained, where it asks to be.
 
     'memo': infeasible proposals are told so, and known networks their error, without a training;
-    one training counts on all targets; the first 20 are cost-spread.
+    after five known ones in a row the last is changed until it is new; one training counts on all
+    targets; the first 20 are cost-spread. This is what `dse` does for every sampler.
     """
 
     def run(problem: SearchProblem, seed: int, trainings: int) -> Ledger:
-        study, ledger = _study(problem, make(seed)), Ledger(problem, way)
+        study, ledger = _study(problem, make(problem, seed)), Ledger(problem, way)
         for params in spread(problem, seed, STARTS) if way == "memo" else []:
             study.enqueue_trial(params)
-        free = 0
+        source, repeats, free = random.Random(seed), 0, 0
         while len(ledger.trained) < trainings and free < _MOST_FREE:
             before = len(ledger.trained)
-            _one(problem, study, ledger)
+            params, known = _one(problem, study, ledger)
+            repeats = repeats + 1 if known else 0
             free = free + 1 if len(ledger.trained) == before else 0
+            if repeats == _MOST_REPEATS:
+                study.enqueue_trial(_near(ledger, params, source))
         return ledger
 
     return run
 
 
-def _one(problem: SearchProblem, study: optuna.Study, ledger: Ledger) -> None:
+def _one(
+    problem: SearchProblem, study: optuna.Study, ledger: Ledger
+) -> tuple[dict[str, Any], bool]:
+    """Ask and tell; returns what was proposed, and whether it was known and cost nothing."""
     trial = study.ask(dict(problem.distributions))
     costs = ledger.costs(trial.params)[ledger.target(trial.params)]
     able = bool(np.isfinite(costs).all())
     trial.set_constraint("limits", -1.0 if able else 1.0)
-    if ledger.way == "plain":
-        error = ledger.train(trial.params)
-    elif not able:
+    known = ledger.recall(trial.params) if ledger.way == "memo" and able else None
+    if ledger.way == "memo" and not able:
         error = float(np.mean([*ledger.known.values(), 0.5]))
     else:
-        known = ledger.recall(trial.params)
         error = ledger.train(trial.params) if known is None else known
     # Told to all: errors beyond the reference do not count.
     trial.set_constraint("error", error - problem.worst_error)
     told = problem.normalised(costs) if able else np.ones(len(problem.low))
     study.tell(trial, [error, *told.tolist()])
+    return dict(trial.params), known is not None
+
+
+def _near(ledger: Ledger, params: Params, source: random.Random) -> dict[str, Any]:
+    """A network that is not known, with few knobs changed, where 60 attempts find one."""
+    axes = Knobs(ledger.problem.distributions).axes
+    changed = dict(params)
+    for attempt in range(_CHANGES):
+        changed = dict(params)
+        for axis in source.sample(axes, min(len(axes), 1 + attempt // 15)):
+            changed[axis.name] = source.choice(axis.values)
+        if ledger.recall(changed) is None:
+            break
+    return changed
 
 
 def spread_random(problem: SearchProblem, seed: int, trainings: int) -> Ledger:
@@ -161,7 +192,7 @@ def grey_box(way: Way = "memo", oracle: bool = False, flight: int = 1) -> Callab
     """The grey box; the oracle's one feature is the true error; `flight` trainings run at once."""
 
     def run(problem: SearchProblem, seed: int, trainings: int) -> Ledger:
-        sampler = _grey_sampler(problem, seed, way, oracle)
+        sampler = grey_sampler(problem, seed, way, oracle)
         study, ledger = _study(problem, sampler), Ledger(problem, way)
         running: list[optuna.Trial] = []
         while len(ledger.trained) < trainings:
@@ -175,7 +206,11 @@ def grey_box(way: Way = "memo", oracle: bool = False, flight: int = 1) -> Callab
     return run
 
 
-def _grey_sampler(problem: SearchProblem, seed: int, way: Way, oracle: bool) -> GreyBoxSampler:
+def grey_sampler(
+    problem: SearchProblem, seed: int, way: Way = "memo", oracle: bool = False
+) -> GreyBoxSampler:
+    """As any user makes it: costs, features, region and noise of the problem."""
+
     def costs(networks: Sequence[Params], deployments: Sequence[Params]) -> Points:
         if way == "memo":
             return problem.costs(networks, problem.deployments)
@@ -271,8 +306,8 @@ def timed(method: Method, problem: SearchProblem, seed: int) -> tuple[Ledger, fl
     return ledger, (time.process_time() - began) / max(1, len(ledger.trained))
 
 
-def optuna_methods() -> list[Method]:
-    """Optuna's multi-objective samplers, plain and with the memo."""
+def peers() -> dict[str, Maker]:
+    """Multi-objective samplers of Optuna, pymoo and BoTorch, by name."""
     from optuna.samplers import (
         GPSampler,
         NSGAIIISampler,
@@ -280,36 +315,47 @@ def optuna_methods() -> list[Method]:
         RandomSampler,
         TPESampler,
     )
+    from peers import PymooNsga2, QLogNehvi
 
-    makers: dict[str, Callable[[int], BaseSampler]] = {
-        "random": lambda seed: RandomSampler(seed=seed),
-        "NSGA-II": lambda seed: NSGAIISampler(population_size=20, seed=seed),
-        "NSGA-III": lambda seed: NSGAIIISampler(population_size=20, seed=seed),
-        "TPE": lambda seed: TPESampler(seed=seed),
-        "TPE multivariate": lambda seed: TPESampler(multivariate=True, seed=seed),
-        "GPSampler": lambda seed: GPSampler(seed=seed),
+    return {
+        "random": lambda problem, seed: RandomSampler(seed=seed),
+        "NSGA-II": lambda problem, seed: NSGAIISampler(population_size=20, seed=seed),
+        "NSGA-III": lambda problem, seed: NSGAIIISampler(population_size=20, seed=seed),
+        "pymoo NSGA-II": lambda problem, seed: PymooNsga2(problem.distributions, seed),
+        "TPE": lambda problem, seed: TPESampler(seed=seed),
+        "TPE multivariate": lambda problem, seed: TPESampler(multivariate=True, seed=seed),
+        "GPSampler": lambda problem, seed: GPSampler(seed=seed),
+        "qLogNEHVI": lambda problem, seed: QLogNehvi(problem.distributions, seed),
     }
+
+
+def peer_methods() -> list[Method]:
+    """Each plain and with the memo; those that take seconds a suggestion for 50 trainings."""
     found = []
-    for name, make in makers.items():
-        if name == "GPSampler":
-            note = "2 seeds and 50 trainings only, as it takes seconds a suggestion"
-            found.append(Method(name, black_box(make, "plain"), 2, 50, note))
-            continue
-        ways: tuple[Way, ...] = ("plain", "memo")
-        for way in ways:
+    for name, make in peers().items():
+        slow = name in ("GPSampler", "qLogNEHVI")
+        for way in WAYS:
             title = name if way == "plain" else f"{name} + item 1"
-            found.append(Method(title, black_box(make, way)))
+            revision = 1 if way == "plain" else MEMO_REVISION
+            trainings = 50 if slow else 200
+            found.append(Method(title, black_box(make, way), 5, trainings, revision=revision))
     return found
 
 
 def methods() -> list[Method]:
     """All, in the order of the table."""
+    less: Mapping[str, Any] = {
+        "seeds": 3,
+        "trainings": 100,
+        "note": "3 seeds and 100 trainings",
+        "revision": GREY_REVISION,
+    }
     return [
-        *optuna_methods(),
+        *peer_methods(),
         Method("cost-spread random + memo", spread_random),
-        Method("grey box, costs predicted", predicted_costs, 3, 100, "3 seeds and 100 trainings"),
-        Method("grey box, no memo", grey_box("plain"), 3, 100, "3 seeds and 100 trainings"),
-        Method("grey box, 4 at once", grey_box(flight=4), 3, 100, "3 seeds and 100 trainings"),
-        Method("grey box", grey_box()),
-        Method("oracle", grey_box(oracle=True), 3, 100, "3 seeds and 100 trainings"),
+        Method("grey box, costs predicted", predicted_costs, **less),
+        Method("grey box, no memo", grey_box("plain"), **less),
+        Method("grey box, 4 at once", grey_box(flight=4), **less),
+        Method("grey box", grey_box(), revision=GREY_REVISION),
+        Method("oracle", grey_box(oracle=True), **less),
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
@@ -31,6 +32,8 @@ from dse.pareto import Points
 LAYERS = 12
 RATIOS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 BITS = (2, 4, 8)
+PRUNE = [f"prune.{layer:02d}" for layer in range(LAYERS)]
+WIDTH = [f"bits.{layer:02d}" for layer in range(LAYERS)]
 NOISE = 0.1  # standard deviation of a training's result, on the logit
 WORST_ERROR = 0.3
 BEST_FILE = Path(__file__).parent / "data" / "syn.json"
@@ -66,9 +69,8 @@ class Formula:
         self.triple_strength = source.uniform(0.3, 0.8, 2)
 
     def _arrays(self, networks: Sequence[Params]) -> tuple[Points, Points]:
-        names = range(LAYERS)
-        kept = [[1 - RATIOS[network[f"prune.{i:02d}"]] for i in names] for network in networks]
-        bits = [[network[f"bits.{i:02d}"] for i in names] for network in networks]
+        kept = [[1 - RATIOS[network[name]] for name in PRUNE] for network in networks]
+        bits = [[network[name] for name in WIDTH] for network in networks]
         return (
             np.array(kept, dtype=np.float64).reshape(-1, LAYERS),
             np.array(bits, dtype=np.float64).reshape(-1, LAYERS),
@@ -142,9 +144,9 @@ class SyntheticErrors:
 def distributions() -> dict[str, BaseDistribution]:
     """Twelve ratios (as levels), twelve bit widths, one of twelve targets."""
     found: dict[str, BaseDistribution] = {}
-    for layer in range(LAYERS):
-        found[f"prune.{layer:02d}"] = IntDistribution(0, len(RATIOS) - 1)
-        found[f"bits.{layer:02d}"] = CategoricalDistribution(BITS)
+    for prune, width in zip(PRUNE, WIDTH, strict=True):
+        found[prune] = IntDistribution(0, len(RATIOS) - 1)
+        found[width] = CategoricalDistribution(BITS)
     targets = [f"{board}/{backend}" for board in _BOARDS for backend in _BACKENDS]
     found["target"] = CategoricalDistribution(targets)
     return found
@@ -152,9 +154,8 @@ def distributions() -> dict[str, BaseDistribution]:
 
 def features(network: Params) -> dict[str, list[float]]:
     """Log kept share and 2^-bits of every layer."""
-    kept = [np.log(1 - RATIOS[v]) for name, v in network.items() if name.startswith("prune.")]
-    bits = [2.0**-v for name, v in network.items() if name.startswith("bits.")]
-    return {"kept": kept, "bits": bits}
+    kept = [math.log(1 - RATIOS[network[name]]) for name in PRUNE]
+    return {"kept": kept, "bits": [2.0 ** -network[name] for name in WIDTH]}
 
 
 @cache

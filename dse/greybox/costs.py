@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution
 
 from dse.errors import StudyError
 from dse.greybox.knobs import Axis, Floats, Knobs, Params
+from dse.greybox.memo import RowMemo
 
 # One design -> its known objectives in the study's order, or None when it must not be built.
 DesignCosts: TypeAlias = Callable[[Params], Sequence[float] | None]
@@ -22,7 +23,6 @@ BatchCosts: TypeAlias = Callable[[Sequence[Params], Sequence[Params]], npt.Array
 Region: TypeAlias = Sequence[tuple[float, float] | None]
 
 MOST_DEPLOYMENTS = 4096
-_MOST_KEPT = 8_000_000
 
 
 def deployments_of(distributions: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], ...]:
@@ -66,7 +66,7 @@ class CostTable:
         self._alone = not len(signs)
         self.signs = np.ones(1) if self._alone else signs
         self._costs, self._vectorized = costs, vectorized
-        self._kept: dict[bytes, Floats] = {}
+        self._memo = RowMemo(self._asked)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,19 +75,12 @@ class CostTable:
 
     def of(self, rows: Floats) -> Floats:
         """Costs of the networks in `rows` (n, knobs)."""
-        keys = [row.tobytes() for row in rows]
-        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._kept}
-        if (len(self._kept) + len(missing)) * math.prod(self.shape) > _MOST_KEPT:
-            self._kept.clear()
-            missing = dict(zip(keys, rows, strict=True))
-        if missing:
-            found = self._asked(self.knobs.designs(np.array(list(missing.values()))))
-            self._kept.update(zip(missing, found, strict=True))
-        if not keys:
+        if not len(rows):
             return np.zeros((0, *self.shape))
-        return np.stack([self._kept[key] for key in keys])
+        return np.asarray(self._memo(rows), dtype=np.float64)
 
-    def _asked(self, networks: list[dict[str, Any]]) -> Floats:
+    def _asked(self, rows: Floats) -> Floats:
+        networks = self.knobs.designs(rows)
         shape = (len(networks), *self.shape)
         found = self._batch(networks) if self._vectorized else self._designs(networks)
         if found.shape != shape:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dse.greybox.knobs import Floats, Knobs, Params
+from dse.greybox.memo import RowMemo
 
 # A network's parameters -> numbers by group, such as {"kept": [...], "bits": [...]}.
 Features: TypeAlias = Callable[[Params], Mapping[str, Sequence[float]]]
@@ -30,6 +31,7 @@ class FeatureMap:
         spans = {group: np.ptp(found, axis=0) for group, found in raw.items()}
         # What never changes over the probes stays as it is.
         self._span = {group: np.where(span > 0, span, 1.0) for group, span in spans.items()}
+        self._memo = RowMemo(self._scaled)
 
     def _groups(self, rows: Floats) -> dict[str, Floats]:
         if self._features is None:
@@ -43,6 +45,9 @@ class FeatureMap:
 
     def __call__(self, rows: Floats) -> Floats:
         """The features of every row, averages last."""
+        return np.asarray(self._memo(rows) if len(rows) else self._scaled(rows), dtype=np.float64)
+
+    def _scaled(self, rows: Floats) -> Floats:
         columns, averages = [np.zeros((len(rows), 0))], []
         for group, raw in self._groups(rows).items():
             scaled = (raw - self._low[group]) / self._span[group]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
 from dse.greybox.knobs import Floats, Knobs, Params
@@ -84,19 +85,26 @@ class History:
         """Whether the network of this row was trained, is running or has failed."""
         if self.key is not None:
             return self.key(self.knobs.params(row)) in self._keys
-        return any(
-            _bytes(row[np.frombuffer(asked, dtype=np.bool_)]) in contents
-            for asked, contents in self._patterns.items()
-        )
+        return bool(self._known(row[None])[0])
+
+    def _known(self, rows: Floats) -> npt.NDArray[np.bool_]:
+        """Which rows agree with a stored trial on all that it asked for."""
+        found = np.zeros(len(rows), dtype=np.bool_)
+        rounded = rows.round(9) + 0.0
+        for asked, contents in self._patterns.items():
+            columns = np.ascontiguousarray(rounded[:, np.frombuffer(asked, dtype=np.bool_)])
+            found |= [row.tobytes() in contents for row in columns]
+        return found
 
     def new(self, rows: Floats) -> Floats:
         """Rows whose networks are not known, each network once."""
-        kept: dict[Hashable, Floats] = {}
-        for row in rows:
-            content = _bytes(row)
-            if content not in kept and not self.knows(row):
-                kept[content] = row
-        return _stacked(list(kept.values()), self.knobs)
+        first: dict[bytes, int] = {}
+        for index, row in enumerate(rows.round(9) + 0.0):
+            first.setdefault(row.tobytes(), index)
+        once = rows[list(first.values())]
+        if self.key is None:
+            return once[~self._known(once)]
+        return _stacked([row for row in once if not self.knows(row)], self.knobs)
 
 
 def _params(trial: FrozenTrial, knobs: Knobs) -> Params | None:

@@ -103,8 +103,8 @@ class Attained:
         """
         order = np.argsort(self.error)
         level, start = np.unique(self.error[order], return_index=True)
-        mask = self.points.mask(served)[:, order].view(np.uint8)
-        count = np.add.reduceat(mask, start, axis=1, dtype=np.int64).astype(np.float64)
+        mask = np.take(self.points.mask(served).view(np.uint8), order, axis=1)
+        count = np.add.reduceat(mask, start, axis=1, dtype=np.int32).astype(np.float64)
         above = np.searchsorted(level, errors)
         reached = np.take_along_axis(_tails(count), above, 1)
         gain = np.take_along_axis(_tails(count * level), above, 1) - errors * reached

@@ -23,6 +23,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Params: TypeAlias = Mapping[str, Any]
 # Integer ranges with more values than this are treated as continuous and rounded.
 MOST_LEVELS = 4096
+_MOST_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -162,12 +163,22 @@ class Knobs:
 
     def row(self, params: Params) -> Floats:
         """One row of numbers; nan where a parameter was not asked for."""
-        return np.array(
-            [
-                axis.number(params[axis.name]) if axis.name in params else math.nan
-                for axis in self.axes
-            ]
-        )
+        content = tuple(params.items())
+        found = self._rows.get(content)
+        if found is None:
+            if len(self._rows) >= _MOST_ROWS:
+                self._rows.clear()
+            found = self._rows[content] = np.array([self._number(a, params) for a in self.axes])
+        return found.copy()
+
+    @staticmethod
+    def _number(axis: Axis, params: Params) -> float:
+        return axis.number(params[axis.name]) if axis.name in params else math.nan
+
+    @cached_property
+    def _rows(self) -> dict[tuple[tuple[str, Any], ...], Floats]:
+        """Stored trials are read again for every proposal."""
+        return {}
 
     def settings(self) -> Iterator[tuple[float, ...]]:
         """Every row, in order; for spaces small enough to walk."""

@@ -71,9 +71,14 @@ class Proposals:
         rows = parents[source.integers(len(parents), size=count)].copy()
         if not len(self.knobs):
             return rows
-        for row in rows:
-            for column in source.integers(len(self.knobs), size=source.integers(1, 4)):
-                row[column] = _stepped(source, self.knobs.axes[column], row[column])
+        changes = source.integers(1, 4, size=count)
+        for turn in range(3):
+            columns = source.integers(len(self.knobs), size=count)
+            for column in range(len(self.knobs)):
+                chosen = np.flatnonzero((columns == column) & (changes > turn))
+                if len(chosen):
+                    axis = self.knobs.axes[column]
+                    rows[chosen, column] = _stepped(source, axis, rows[chosen, column])
         return rows
 
     def crossed(self, source: np.random.Generator, parents: Floats, count: int) -> Floats:
@@ -104,15 +109,17 @@ def _ranked(
     return np.argsort(mean, kind="stable")
 
 
-def _stepped(source: np.random.Generator, axis: Axis, number: float) -> float:
+def _stepped(source: np.random.Generator, axis: Axis, numbers: Floats) -> Floats:
+    """Other levels of one knob: most often a neighbour where they are ordered."""
     if not axis.levels:
-        step = source.normal(0, 0.1)
-        return float(np.clip(number + step, 0, 1))
+        return np.clip(numbers + source.normal(0, 0.1, numbers.shape), 0, 1)
     if axis.levels == 1:
-        return number
-    if axis.ordered and source.random() < 0.75:
-        step = 1 if source.random() < 0.5 else -1
-        moved = number + step
-        return float(moved if 0 <= moved < axis.levels else number - step)
-    other = source.integers(axis.levels - 1)
-    return float(other + (other >= number))
+        return numbers
+    other = source.integers(axis.levels - 1, size=numbers.shape)
+    anywhere = (other + (other >= numbers)).astype(np.float64)
+    if not axis.ordered:
+        return anywhere
+    step = np.where(source.random(numbers.shape) < 0.5, 1.0, -1.0)
+    inside = (numbers + step >= 0) & (numbers + step < axis.levels)
+    near = np.where(inside, numbers + step, numbers - step)
+    return np.where(source.random(numbers.shape) < 0.75, near, anywhere)

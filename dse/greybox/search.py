@@ -14,8 +14,9 @@ from dse.errors import StudyError
 from dse.greybox.costs import CostBox, CostTable, Region
 from dse.greybox.features import FeatureMap, Features
 from dse.greybox.history import History
-from dse.greybox.improvement import QUANTILES, Attained, CostPoints
+from dse.greybox.improvement import QUANTILES, Attained, Bits, CostPoints
 from dse.greybox.knobs import Floats, Knobs
+from dse.greybox.memo import RowMemo
 from dse.greybox.proposals import Proposals
 from dse.greybox.surrogate import ErrorModel, ErrorScale
 
@@ -23,8 +24,9 @@ POINTS, LATE_POINTS, LATE = 2048, 8192, 64
 MAX_WALK = 50_000
 _WALKED = 400  # networks costed at once where all are walked
 _SHARES = (0.4, 0.45, 0.15)  # cost-spread, mutations, crossovers
-_REFINED, _ROUNDS = 12, 2
-_CHILDREN = 0.1  # of the pool, by refined network
+# The best are mutated again and again: with many knobs, the way to the optimum has many steps.
+_REFINED, _ROUNDS = 12, 5
+_CHILDREN = 0.04  # of the pool, by refined network and round
 _RANKED = 8
 _DRAWS = 200
 _WIDER = 4000
@@ -64,7 +66,7 @@ class Search:
         self.region, self.worst_error, self.startup = region, worst_error, startup
         self.candidates = candidates
         self._user_features, self._seed = features, seed
-        self._points: dict[int, CostPoints] = {}
+        self._points: dict[int, tuple[CostPoints, RowMemo]] = {}
 
     @cached_property
     def proposals(self) -> Proposals:
@@ -95,9 +97,20 @@ class Search:
 
     def points(self, trainings: int) -> CostPoints:
         """The cost points: more of them when the front is fine."""
+        return self._points_of(trainings)[0]
+
+    def served(self, rows: Floats, trainings: int) -> Bits:
+        """The points that each network serves, in bits (n, bytes)."""
+        points, memo = self._points_of(trainings)
+        found = memo(rows) if len(rows) else points.served(self.costs(rows))
+        return np.asarray(found, dtype=np.uint8)
+
+    def _points_of(self, trainings: int) -> tuple[CostPoints, RowMemo]:
         count = POINTS if trainings < LATE else LATE_POINTS
         if count not in self._points:
-            self._points[count] = CostPoints(self.table.shape[1], count, self._seed)
+            points = CostPoints(self.table.shape[1], count, self._seed)
+            memo = RowMemo(lambda rows: points.served(self.costs(rows)))
+            self._points = {count: (points, memo)}
         return self._points[count]
 
     # --- proposing ----------------------------------------------------------------------------
@@ -221,12 +234,12 @@ class _Scorer:
             errors = np.concatenate([errors, believed])
         self.rows = np.vstack([history.trained, history.running])
         complete = np.nan_to_num(self.rows)  # what was not asked for does not matter for the costs
-        served = attained.points.served(search.costs(complete))
+        served = search.served(complete, len(self.rows))
         for index in np.argsort(errors):
             attained.add(float(errors[index]), served[index], int(index))
 
     def best(self, source: np.random.Generator) -> list[Proposal]:
-        """The best of a pool and of two rounds of mutations of its best."""
+        """The best of a pool and of some rounds of mutations of its best."""
         rows = self._pool(source)
         gain = self._gain(rows)
         for _ in range(_ROUNDS):
