@@ -56,10 +56,17 @@ def test_a_link_that_is_cut_loses_nothing(host: str, tmp_path: Path) -> None:
         url = server.url(server.new_database())
         storm = Storm(url, tmp_path, workers=1, sleep_s=0.3, lease_s=60.0)
         storm.create(60)
-        command = [sys.executable, "-m", "tests.toy", "--storage", url]
+        go = tmp_path / "go"
+        command = [sys.executable, "-m", "tests.toy", "--storage", url, "--go", str(go)]
         command += ["--graph", str(storm.graph), "--sleep", "0.3", "--log", str(storm.log)]
-        there = subprocess.Popen(["ip", "netns", "exec", host, *command], stdout=subprocess.DEVNULL)
-        storm.start()
+        both = [
+            subprocess.Popen([*before, *command], stdout=subprocess.PIPE)
+            for before in ([], ["ip", "netns", "exec", host])
+        ]
+        for process in both:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        go.touch()
         try:
             with Storage(url) as storage:
                 deadline = time.monotonic() + 240
@@ -72,11 +79,9 @@ def test_a_link_that_is_cut_loses_nothing(host: str, tmp_path: Path) -> None:
                 meanwhile = storm.finished()
                 ip("link", "set", host, "up")
             assert meanwhile > before  # the host beside the database works on
-            assert there.wait(240) == 0
-            assert storm.processes[0].wait(240) == 0
+            assert [process.wait(240) for process in both] == [0, 0]
         finally:
-            there.kill()
-            there.wait()
+            storm.processes = both
             storm.end()
         storm.check(60)
         with Storage(url) as storage:
