@@ -222,9 +222,9 @@ def test_several_studies_in_one_view(page: Any, served: Served) -> None:
     )
 
 
-def test_a_point_tells_and_is_chosen(page: Any, served: Served) -> None:
-    opened(page, served.address)
-    place = page.evaluate(
+def first_of_front(page: Any) -> tuple[float, float, int]:
+    """Where the first design of the front is drawn now, and its uid."""
+    x, y, uid = page.evaluate(
         """() => {
           const plot = document.querySelector('#scatter .js-plotly-plot');
           const front = plot.data.findIndex(t => t.name.startsWith('Pareto front'));
@@ -234,12 +234,25 @@ def test_a_point_tells_and_is_chosen(page: Any, served: Served) -> None:
           return [box.x + box.width / 2, box.y + box.height / 2, plot.data[front].customdata[0]];
         }"""
     )
-    page.mouse.move(place[0] - 4, place[1])
-    page.mouse.move(place[0], place[1], steps=3)
-    page.wait_for_function("() => document.querySelector('#hover')?.textContent.includes('Trial')")
-    page.mouse.click(place[0], place[1])
-    page.wait_for_selector("#side h3")
-    assert f"Trial {place[2]}" in str(page.text_content("#side"))
+    return x, y, uid
+
+
+def test_a_point_tells_and_is_chosen(page: Any, served: Served) -> None:
+    opened(page, served.address)
+    page.wait_for_load_state("networkidle")
+    for _ in range(20):  # what comes later moves the plot, and a redraw swallows a click
+        x, y, uid = first_of_front(page)
+        page.mouse.move(x - 4, y)
+        page.mouse.move(x, y, steps=3)
+        page.wait_for_timeout(500)
+        if "Trial" not in str(page.text_content("#hover")):
+            continue
+        page.mouse.click(x, y)
+        page.wait_for_timeout(1000)
+        if page.query_selector("#side h3"):
+            break
+    assert f"Trial {uid}" in str(page.text_content("#hover"))
+    assert f"Trial {uid}" in str(page.text_content("#side"))
 
 
 def test_a_box_selects_in_every_view(page: Any, served: Served) -> None:
