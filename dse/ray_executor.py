@@ -72,6 +72,7 @@ class RayExecutor:
         self._connect(address)
         self._make = make
         self._refs: dict[Any, int] = {}
+        self._interrupted = False
         self._looked, self.slots = -math.inf, slots or 1
         self._look()
         options: dict[str, Any] = {"num_cpus": share.cores, "num_gpus": share.gpus}
@@ -93,10 +94,13 @@ class RayExecutor:
             return []
         self._ray.wait(refs, num_returns=1, timeout=timeout_s)
         ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+        if self._interrupted and not ready:
+            self.interrupt()  # Ray may lose a request that meets the beginning of a task
         return [(self._refs.pop(ref), self._outcome(ref)) for ref in ready]
 
     def interrupt(self) -> None:
         """Ask Ray to end every task, which is then handed back."""
+        self._interrupted = True
         for ref in self._refs:
             self._ray.cancel(ref, force=False)
 
