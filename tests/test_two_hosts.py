@@ -1,7 +1,7 @@
 """Two hosts share a study through PostgreSQL, and the link between them is cut for a while.
 
 The second host is a network namespace with a cable of its own (ip-netns(8)). The cut takes 3 s;
-DSE_CUT_S=30 makes it as long as a switch that restarts.
+DSE_CUT_S=45 makes it as long as a switch that restarts, and longer than a turn may be held.
 """
 
 from __future__ import annotations
