@@ -143,7 +143,8 @@ def _clean(url: str) -> str:
 def _opened(url: str) -> tuple[AbstractFileSystem, str]:
     from fsspec import url_to_fs
 
-    files, root = url_to_fs(url)
+    # A kept instance would go on asking the endpoint that the environment named when it was made.
+    files, root = url_to_fs(url, skip_instance_cache=True)
     return files, str(root).rstrip("/")
 
 

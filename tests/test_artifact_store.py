@@ -31,8 +31,8 @@ def s3() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="dse")
-        yield "s3://dse/studies"
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="networks")
+        yield "s3://networks/studies"
     server.stop()
 
 
