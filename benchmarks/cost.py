@@ -33,9 +33,9 @@ from dse.graph.trace import trace
 from dse.problem import build_problem
 from dse.space import Space
 from dse.study import parse_study
-from dse.targets import Target, cost, cycles, encoding, kernels, native, targets_for
+from dse.targets import Target, cost, cycles, encoding, kernels, native, native_tables, targets_for
 from dse.targets import load_boards as boards
-from dse.targets.cost import _CONSTANTS, _COSTS, _COUNTED, _ON_BOARD
+from dse.targets.cost import _CONSTANTS, _COSTS, _IN_MEMORY, _ON_BOARD
 from dse.targets.ethos_u import ETHOS_U
 from dse.workloads.networks import DigitsNet, LeNet5
 
@@ -81,13 +81,16 @@ REMEMBERED: tuple[Any, ...] = (
 KEPT: tuple[dict[Any, Any], ...] = (
     _COSTS,
     _CONSTANTS,
+    _IN_MEMORY,
     _ON_BOARD,
-    _COUNTED,
-    cycles._COUNTS,
+    cycles._COUNTED,
     plan._PLANS,
+    plan._LINKS,
+    plan._LAYOUTS,
     kernels._PLANS,
     kernels._CODE,
     native._LINKED,
+    native_tables._CALLS,
 )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from dse.graph.factor import spread
@@ -109,17 +109,14 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the target taken apart."""
-        board, backend, clock = self.target.split("/")
-        hertz = round(parse_quantity(clock.replace("MHz", " MHz"), "hertz"))
         # Not `asdict`, which copies deeply and takes most of the time that a known candidate costs.
-        content = {
-            item.name: dict(value) if isinstance(value := getattr(self, item.name), dict) else value
-            for item in fields(self)
-        }
-        for name in _LATER:
-            if not content[name]:
-                del content[name]
-        content["target"] = {"board": board, "backend": backend, "clock_hz": hertz}
+        content: dict[str, Any] = {}
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value or name not in _LATER:
+                content[name] = dict(value) if isinstance(value, dict) else value
+        board, backend, clock_hz = _parts(self.target)
+        content["target"] = {"board": board, "backend": backend, "clock_hz": clock_hz}
         return content
 
     @classmethod
@@ -128,6 +125,16 @@ class Candidate:
         target = content["target"]
         text = f"{target['board']}/{target['backend']}/{target['clock_hz'] / 1e6:g}MHz"
         return cls(**{**content, "target": text})
+
+
+_FIELDS = tuple(item.name for item in fields(Candidate))
+
+
+@lru_cache(maxsize=1024)
+def _parts(target: str) -> tuple[str, str, int]:
+    """Board, backend and clock in hertz."""
+    board, backend, clock = target.split("/")
+    return board, backend, round(parse_quantity(clock.replace("MHz", " MHz"), "hertz"))
 
 
 def digest(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -239,3 +241,26 @@ def test_targets_import_no_torch() -> None:
         "assert not {'torch', 'pandas', 'scipy', 'optuna'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_keys_and_targets_that_travel_are_hashed_anew() -> None:
+    """Hashes of texts differ between processes, so what was pickled must not keep its own."""
+    target = parse_target("rpi_pico/native")
+    graph = digits()
+    known = {(graph.key, target): 1}
+    script = (
+        "import pickle, sys\n"
+        "from dse.targets import parse_target\n"
+        "from tests.test_targets_networks import digits\n"
+        "known = pickle.loads(sys.stdin.buffer.read())\n"
+        "sys.exit((digits().key, parse_target('rpi_pico/native')) not in known)\n"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=pickle.dumps(known),
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert done.returncode == 0

@@ -27,6 +27,20 @@ FLOAT_BITS = 32
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 
 
+class Key(tuple[Any, ...]):
+    """A tuple that is hashed once: costs look it up for every target."""
+
+    def __hash__(self) -> int:
+        known: int | None = self.__dict__.get("known")
+        if known is None:
+            known = self.__dict__["known"] = super().__hash__()
+        return known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Hashes of texts differ between processes.
+        return (Key, (tuple(self),))
+
+
 @dataclass(frozen=True)
 class Tensor:
     """An activation: shape without the batch, and its affine scale when it is an integer."""
@@ -51,20 +65,25 @@ class Tensor:
                 f"tensor '{self.name}' has scale {self.scale}; it must be > 0 and finite"
             )
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes in RAM."""
         return self.elements * BYTES_PER_ELEMENT[self.dtype]
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """Size of the last axis."""
         return self.shape[-1]
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """What costs depend on."""
+        return Key((self.name, self.shape, self.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +111,7 @@ class Weight:
         if self.values is not None and self.values.shape != self.shape:
             raise GraphError(f"weight values have shape {self.values.shape}, expected {self.shape}")
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements, zeros included."""
         return math.prod(self.shape)
@@ -122,6 +141,11 @@ class Op:
         """What costs depend on besides shapes, comparable and hashable."""
         return ()
 
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """All that costs depend on besides the shapes of inputs and output."""
+        return Key((self.kind, self.name, self.inputs, self.output, self.attributes))
+
 
 @dataclass(frozen=True, eq=False)
 class Conv2D(Op):
@@ -136,12 +160,12 @@ class Conv2D(Op):
     activation: Activation = "none"
     kind: ClassVar[str] = "conv2d"
 
-    @property
+    @cached_property
     def depthwise(self) -> bool:
         """One filter a channel (channel multiplier 1 or more)."""
         return self.groups > 1 and self.weight.shape[3] == 1
 
-    @property
+    @cached_property
     def kernel(self) -> tuple[int, int]:
         """Height and width of the filter."""
         return self.weight.shape[1], self.weight.shape[2]
@@ -267,16 +291,6 @@ class Softmax(Op):
 WeightedOp: TypeAlias = Conv2D | FullyConnected
 
 
-class _Key(tuple[Any, ...]):
-    """A tuple that is hashed once: costs look it up for every target."""
-
-    def __hash__(self) -> int:
-        known: int | None = self.__dict__.get("known")
-        if known is None:
-            known = self.__dict__["known"] = super().__hash__()
-        return known
-
-
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A network in execution order, one input and one output; checked when it is made."""
@@ -306,11 +320,25 @@ class Graph:
     @cached_property
     def key(self) -> tuple[Any, ...]:
         """Everything that costs depend on; equal keys have equal costs on every target."""
-        ops = tuple((op.kind, op.name, op.inputs, op.output, op.attributes) for op in self.ops)
-        tensors = tuple((t.name, t.shape, t.dtype) for t in self.tensors.values())
-        return _Key((self.input, self.output, ops, tuple(sorted(tensors))))
+        ops = tuple([op.key for op in self.ops])
+        tensors = sorted([tensor.key for tensor in self.tensors.values()])
+        return Key((self.input, self.output, ops, tuple(tensors)))
 
-    @property
+    @cached_property
+    def layer_keys(self) -> Mapping[str, tuple[Any, ...]]:
+        """By operator what its kernel sees: attributes, shapes and types; its name left out."""
+        return {
+            op.name: Key(
+                (
+                    op.kind,
+                    op.attributes,
+                    tuple([self.tensors[n].key[1:] for n in (*op.inputs, op.output)]),
+                )
+            )
+            for op in self.ops
+        }
+
+    @cached_property
     def weighted(self) -> tuple[WeightedOp, ...]:
         """Operators that hold weights, in order."""
         return tuple(op for op in self.ops if isinstance(op, Conv2D | FullyConnected))

@@ -8,9 +8,11 @@ peak, which is the lower bound of any placement.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 from dse.errors import GraphError
 from dse.graph.ir import Graph, Op, Reshape
@@ -91,20 +93,23 @@ def plan(
     `alignment` bytes. The input tensor counts. Raises GraphError when the graph has more than
     50,000 distinct sets of finished operators.
     """
-    owner = _share_buffers(graph, in_place)
+    links = _links(graph)
+    owner = _share_buffers(graph, links.readers, in_place)
     sizes = _buffer_sizes(graph, owner, alignment)
     scratches = [_aligned(scratch(graph, op), alignment) for op in graph.ops]
     key = (graph.key, tuple(owner.items()), tuple(scratches), alignment)
-    if key not in _PLANS:
+    found = _PLANS.get(key)
+    if found is None:
         if len(_PLANS) >= PLANS_KEPT:
             _PLANS.clear()
-        order = _best_order(graph, owner, sizes, scratches)
-        _PLANS[key] = _place(graph, order, owner, sizes, scratches)
-    return _PLANS[key]
+        order = _best_order(graph, links, owner, sizes, scratches)
+        found = _PLANS[key] = _place(graph, links, order, owner, sizes, scratches)
+    return found
 
 
 # Backends whose kernels need the same scratch share a plan.
 PLANS_KEPT = 4096
+LAYOUTS_KEPT = 256
 _PLANS: dict[tuple[object, ...], MemoryPlan] = {}
 
 
@@ -112,12 +117,45 @@ def _aligned(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
-def _share_buffers(graph: Graph, in_place: InPlace) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Links:
+    """How operators are joined, which the candidates of a search share."""
+
+    ops: tuple[tuple[tuple[str, ...], str], ...]
+    readers: Mapping[str, int]
+    needs: tuple[int, ...]
+    chain: bool
+
+    @classmethod
+    def of(cls, ops: tuple[tuple[tuple[str, ...], str], ...]) -> _Links:
+        """From each operator's inputs and output; `needs` are masks of the operators it reads."""
+        readers: dict[str, int] = {}
+        for inputs, _ in ops:
+            for name in set(inputs):
+                readers[name] = readers.get(name, 0) + 1
+        writer = {output: index for index, (_, output) in enumerate(ops)}
+        needs = tuple(
+            sum(1 << writer[name] for name in set(inputs) if name in writer) for inputs, _ in ops
+        )
+        chain = all(needs[i] >> (i - 1) & 1 for i in range(1, len(needs)))
+        return cls(ops, readers, needs, chain)
+
+
+_LINKS: dict[object, _Links] = {}
+
+
+def _links(graph: Graph) -> _Links:
+    key = tuple([(op.inputs, op.output) for op in graph.ops])
+    found = _LINKS.get(key)
+    if found is None:
+        if len(_LINKS) >= LAYOUTS_KEPT:
+            _LINKS.clear()
+        found = _LINKS[key] = _Links.of(key)
+    return found
+
+
+def _share_buffers(graph: Graph, readers: Mapping[str, int], in_place: InPlace) -> dict[str, str]:
     """Tensor -> the tensor that owns its buffer; a reshape always shares, others when allowed."""
-    readers: dict[str, int] = {}
-    for op in graph.ops:
-        for name in set(op.inputs):
-            readers[name] = readers.get(name, 0) + 1
     owner = {graph.input: graph.input}
     for op in graph.ops:
         source, target = graph.tensors[op.inputs[0]], graph.tensors[op.output]
@@ -164,17 +202,11 @@ class _Held:
         ]
 
 
-def _needs(graph: Graph) -> list[int]:
-    """For each operator, the mask of the operators whose outputs it reads."""
-    writer = {op.output: index for index, op in enumerate(graph.ops)}
-    return [sum(1 << writer[name] for name in set(op.inputs) if name in writer) for op in graph.ops]
-
-
 def _best_order(
-    graph: Graph, owner: dict[str, str], sizes: dict[str, int], scratches: list[int]
+    graph: Graph, links: _Links, owner: dict[str, str], sizes: dict[str, int], scratches: list[int]
 ) -> tuple[int, ...]:
-    needs, total = _needs(graph), len(graph.ops)
-    if _is_chain(needs):
+    needs, total = links.needs, len(graph.ops)
+    if links.chain:
         return tuple(range(total))
     held, root = _Held.of(graph, owner), owner[graph.input]
 
@@ -202,52 +234,80 @@ def _best_order(
     return best[(1 << total) - 1][1]
 
 
-def _is_chain(needs: Sequence[int]) -> bool:
-    return all(needs[i] >> (i - 1) & 1 for i in range(1, len(needs)))
-
-
 def _place(
     graph: Graph,
+    links: _Links,
     order: tuple[int, ...],
     owner: dict[str, str],
     sizes: dict[str, int],
     scratches: list[int],
 ) -> MemoryPlan:
+    held = _layout(graph, links, order, owner)
+    steps = []
+    for index, live, tensors in zip(order, held.lives, held.visible, strict=True):
+        scratch = scratches[index]
+        size = sum([sizes[name] for name in live]) + scratch
+        steps.append(Step(graph.ops[index].name, size, scratch, tensors))
+    peak = max([step.live_bytes for step in steps])
+    working = [(f"{graph.ops[i].name}{SCRATCH}", i, step) for step, i in enumerate(order)]
+    working = [each for each in working if scratches[each[1]]]
+    spans = [(sizes[name], first, last) for name, _, first, last in held.buffers]
+    spans += [(scratches[i], step, step) for _, i, step in working]
+    offsets = _first_fit_best(tuple(spans), len(held.buffers), peak)
+    names = [tensors for _, tensors, _, _ in held.buffers] + [(name,) for name, _, _ in working]
+    placed = [
+        Buffer(tensors, *span, offset)
+        for tensors, span, offset in zip(names, spans, offsets, strict=True)
+    ]
+    arena = max([buffer.offset + buffer.size_bytes for buffer in placed])
+    return MemoryPlan(tuple(steps), tuple(placed), peak, arena)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What follows from how operators are joined, not from sizes.
+
+    By step the owners of the buffers held and the tensors they are known by; by buffer its owner,
+    its tensors, and the steps between which it is held.
+    """
+
+    lives: tuple[tuple[str, ...], ...]
+    visible: tuple[tuple[str, ...], ...]
+    buffers: tuple[tuple[str, tuple[str, ...], int, int], ...]
+
+
+# The candidates of a search share it.
+_LAYOUTS: dict[tuple[object, ...], _Layout] = {}
+
+
+def _layout(
+    graph: Graph, links: _Links, order: tuple[int, ...], owner: Mapping[str, str]
+) -> _Layout:
+    key = (links.ops, graph.input, graph.output, order, tuple(owner.items()))
+    found = _LAYOUTS.get(key)
+    if found is None:
+        if len(_LAYOUTS) >= LAYOUTS_KEPT:
+            _LAYOUTS.clear()
+        found = _LAYOUTS[key] = _laid_out(graph, order, owner)
+    return found
+
+
+def _laid_out(graph: Graph, order: tuple[int, ...], owner: Mapping[str, str]) -> _Layout:
     shared: dict[str, list[str]] = {}
     for name, own in owner.items():
         shared.setdefault(own, []).append(name)
-    links = tuple((op.inputs, op.output) for op in graph.ops)
-    key = (links, graph.input, graph.output, order, tuple(owner.items()))
-    lives = _LIVES.get(key)
-    if lives is None:
-        if len(_LIVES) >= LIVES_KEPT:
-            _LIVES.clear()
-        lives = _LIVES[key] = _lives(graph, order, owner)
-    first, last, steps = {owner[graph.input]: 0}, {owner[graph.input]: 0}, []
-    for step, (index, live) in enumerate(zip(order, lives, strict=True)):
-        op = graph.ops[index]
+    lives = _lives(graph, order, owner)
+    root = owner[graph.input]
+    first, last = {root: 0}, {root: 0}
+    for step, live in enumerate(lives):
         for name in live:
             first.setdefault(name, step)
             last[name] = step
-        size = sum(sizes[name] for name in live) + scratches[index]
-        tensors = tuple(_visible(shared[name], graph, op) for name in live)
-        steps.append(Step(op.name, size, scratches[index], tensors))
-    buffers = [Buffer(tuple(shared[n]), sizes[n], first[n], last[n]) for n in first]
-    buffers += [
-        Buffer((f"{graph.ops[i].name}{SCRATCH}",), scratches[i], step, step)
-        for step, i in enumerate(order)
-        if scratches[i]
-    ]
-    peak = max(step.live_bytes for step in steps)
-    placed = _first_fit_best(tuple(buffers), peak)
-    arena = max(buffer.offset + buffer.size_bytes for buffer in placed)
-    return MemoryPlan(tuple(steps), placed, peak, arena)
-
-
-# Which buffers live at each step depends on how operators are joined, not on sizes: the candidates
-# of a search share it.
-LIVES_KEPT = 256
-_LIVES: dict[tuple[object, ...], tuple[tuple[str, ...], ...]] = {}
+    visible = tuple(
+        tuple(_visible(shared[name], graph.ops[index]) for name in live)
+        for index, live in zip(order, lives, strict=True)
+    )
+    return _Layout(lives, visible, tuple((n, tuple(shared[n]), first[n], last[n]) for n in first))
 
 
 def _lives(
@@ -263,67 +323,82 @@ def _lives(
     return tuple(found)
 
 
-def _visible(names: list[str], graph: Graph, op: Op) -> str:
-    """The name under which a shared buffer is best known while `op` runs."""
+def _visible(names: list[str], op: Op) -> str:
+    """The name under which a shared buffer is best known while `op` runs; else its owner's."""
     for name in (op.output, *op.inputs):
         if name in names:
             return name
-    return max(names, key=lambda name: graph.tensors[name].size_bytes)
+    return names[0]
+
+
+# Bytes, and the first and last step at which they are held.
+_Span: TypeAlias = tuple[int, int, int]
 
 
 @lru_cache(maxsize=4096)
-def _first_fit_best(buffers: tuple[Buffer, ...], bound: int) -> tuple[Buffer, ...]:
-    orders: Iterable[Iterable[Buffer]] = (
-        sorted(buffers, key=lambda b: (-b.size_bytes, b.first)),
-        sorted(buffers, key=lambda b: (b.first - b.last, -b.size_bytes)),
-        sorted(buffers, key=lambda b: (b.first, -b.size_bytes)),
-        sorted(buffers, key=lambda b: (-b.size_bytes * (b.last - b.first + 1), b.first)),
+def _first_fit_best(spans: tuple[_Span, ...], n_tensors: int, bound: int) -> tuple[int, ...]:
+    """Offsets of the spans, of which the first `n_tensors` hold tensors, the others scratch."""
+    every = range(len(spans))
+    orders: Iterable[Iterable[int]] = (
+        sorted(every, key=lambda i: (-spans[i][0], spans[i][1])),
+        sorted(every, key=lambda i: (spans[i][1] - spans[i][2], -spans[i][0])),
+        sorted(every, key=lambda i: (spans[i][1], -spans[i][0])),
+        sorted(every, key=lambda i: (-spans[i][0] * (spans[i][2] - spans[i][1] + 1), spans[i][1])),
     )
-    if len(buffers) <= EXHAUSTIVE_BUFFERS:
-        orders = itertools.chain(orders, itertools.permutations(buffers))
-    best: tuple[Buffer, ...] = ()
+    if len(spans) <= EXHAUSTIVE_BUFFERS:
+        orders = itertools.chain(orders, itertools.permutations(every))
+    best: tuple[int, ...] = ()
     best_size = -1
     for order in orders:
-        placed = _first_fit(order)
-        size = max(buffer.offset + buffer.size_bytes for buffer in placed)
+        offsets = _first_fit(spans, order)
+        size = max([offset + span[0] for offset, span in zip(offsets, spans, strict=True)])
         if best_size < 0 or size < best_size:
-            best, best_size = placed, size
+            best, best_size = offsets, size
         if best_size == bound:
             break
-    return best if best_size == bound else _two_ends(buffers, bound) or best
+    return best if best_size == bound else _two_ends(spans, n_tensors, bound) or best
 
 
-def _two_ends(buffers: tuple[Buffer, ...], bound: int) -> tuple[Buffer, ...]:
+def _two_ends(spans: tuple[_Span, ...], n_tensors: int, bound: int) -> tuple[int, ...]:
     """Tensors at the bottom and the top of the arena in turn, scratch between; () if they collide.
 
     Reaches the bound for every chain, where two tensors and a scratch buffer are held at a time.
     """
-    scratches = [buffer for buffer in buffers if buffer.tensors[0].endswith(SCRATCH)]
-    tensors = sorted((b for b in buffers if b not in scratches), key=lambda b: b.first)
-    placed = [
-        replace(buffer, offset=bound - buffer.size_bytes if index % 2 else 0)
-        for index, buffer in enumerate(tensors)
-    ]
-    for buffer in scratches:
-        below = [b.size_bytes for b in placed if b.offset == 0 and b.overlaps(buffer)]
-        placed.append(replace(buffer, offset=max(below, default=0)))
-    for one, other in itertools.combinations(placed, 2):
-        apart = one.offset + one.size_bytes <= other.offset
-        apart = apart or other.offset + other.size_bytes <= one.offset
-        if one.overlaps(other) and not apart:
+    offsets = [0] * len(spans)
+    for turn, index in enumerate(sorted(range(n_tensors), key=lambda i: spans[i][1])):
+        offsets[index] = bound - spans[index][0] if turn % 2 else 0
+    for index in range(n_tensors, len(spans)):
+        below = [
+            spans[i][0]
+            for i in range(index)
+            if offsets[i] == 0 and _together(spans[i], spans[index])
+        ]
+        offsets[index] = max(below, default=0)
+    for one, other in itertools.combinations(range(len(spans)), 2):
+        apart = offsets[one] + spans[one][0] <= offsets[other]
+        apart = apart or offsets[other] + spans[other][0] <= offsets[one]
+        if _together(spans[one], spans[other]) and not apart:
             return ()
-    return tuple(placed)
+    return tuple(offsets)
 
 
-def _first_fit(order: Iterable[Buffer]) -> tuple[Buffer, ...]:
-    placed: list[Buffer] = []
-    for buffer in order:
+def _together(one: _Span, other: _Span) -> bool:
+    return one[1] <= other[2] and other[1] <= one[2]
+
+
+def _first_fit(spans: tuple[_Span, ...], order: Iterable[int]) -> tuple[int, ...]:
+    offsets = [0] * len(spans)
+    placed: list[tuple[int, int]] = []
+    for index in order:
+        size, first, last = spans[index]
         offset = 0
-        for other in sorted(placed, key=lambda b: b.offset):
-            if not buffer.overlaps(other):
+        for start, other in placed:
+            other_size, other_first, other_last = spans[other]
+            if first > other_last or other_first > last:
                 continue
-            if offset + buffer.size_bytes <= other.offset:
+            if offset + size <= start:
                 break
-            offset = max(offset, other.offset + other.size_bytes)
-        placed.append(Buffer(buffer.tensors, buffer.size_bytes, buffer.first, buffer.last, offset))
-    return tuple(placed)
+            offset = max(offset, start + other_size)
+        offsets[index] = offset
+        insort(placed, (offset, index))
+    return tuple(offsets)

@@ -30,6 +30,8 @@ ENTRY_POINTS = "dse.backends"
 class Backend(Protocol):
     """What a cost, a search space and an export need to know of a backend.
 
+    What it says of a graph's flash and RAM, and whether it runs it, follows from the board's core
+    alone: boards with one core share the answer. What a board forbids at all is for `illegal`.
     `weight_containers` are the widths in bits in which weights can be stored;
     `channel_alignment` the multiple of channels that its kernels run best on.
     """
@@ -98,10 +100,12 @@ class Backend(Protocol):
 def unsupported(backend: Backend, graph: Graph, board: Board) -> tuple[str, ...]:
     """One sentence for each operator and rule that stand against it; empty when all is well."""
     return tuple(
-        f"operator '{op.name}' ({op.kind}): {sentence(predicate)}"
-        for op in graph.ops
-        for predicate in backend.predicates
-        if not predicate(graph, op, board)
+        [
+            f"operator '{op.name}' ({op.kind}): {sentence(predicate)}"
+            for op in graph.ops
+            for predicate in backend.predicates
+            if not predicate(graph, op, board)
+        ]
     )
 
 

@@ -16,7 +16,7 @@ from dse.errors import TargetError
 from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, op_macs
 from dse.graph.plan import MemoryPlan
 from dse.targets.board import Board
-from dse.targets.cycles import Counted, Cycles, CycleTable, Timing, counted
+from dse.targets.cycles import Cycles, CycleTable, Timing, counted
 from dse.targets.encoding import Encoding
 from dse.targets.energy import inference_energy
 from dse.targets.target import Target
@@ -84,11 +84,12 @@ def cost(graph: Graph, target: Target) -> Cost:
     with one sentence when the backend cannot run an operator on the board.
     """
     key = (graph.key, target)
-    if key not in _COSTS:
+    found = _COSTS.get(key)
+    if found is None:
         if len(_COSTS) >= COSTS_KEPT:
             _COSTS.clear()
-        _COSTS[key] = _cost(graph, target)
-    return _COSTS[key]
+        found = _COSTS[key] = _cost(graph, target)
+    return found
 
 
 def _cost(graph: Graph, target: Target) -> Cost:
@@ -101,17 +102,17 @@ def _cost(graph: Graph, target: Target) -> Cost:
     )
     latency = _latency(found, target)
     metrics: dict[MetricName, Metric] = {
-        "flash": found.flash,
-        "ram": found.ram,
+        "flash": found.memory.flash,
+        "ram": found.memory.ram,
         "latency": latency,
         "energy": inference_energy(target.board, target.clock_hz, latency),
     }
     return Cost(
         target.key,
         MappingProxyType(metrics),
-        found.memory,
-        found.flash_parts,
-        found.ram_parts,
+        found.memory.plan,
+        found.memory.flash_parts,
+        found.memory.ram_parts,
         lambda: _operators(graph, found, target.clock_hz),
     )
 
@@ -137,23 +138,30 @@ class _Constants:
 
 
 @dataclass(frozen=True)
-class _OnBoard:
-    """What a network takes on a board by a backend, at whatever clock."""
+class _InMemory:
+    """Flash and RAM that a network takes by a backend: the same on every board with the core."""
 
     flash: Metric
     ram: Metric
-    memory: MemoryPlan
+    plan: MemoryPlan
     flash_parts: Mapping[str, int]
     ram_parts: Mapping[str, int]
     constants: _Constants
+
+
+@dataclass(frozen=True)
+class _OnBoard:
+    """What a network takes on a board by a backend, at whatever clock."""
+
+    memory: _InMemory
     board: Board
     total: Cycles | None
     table: Timing | None
 
 
 _CONSTANTS: dict[tuple[Any, ...], _Constants] = {}
+_IN_MEMORY: dict[tuple[Any, ...], _InMemory] = {}
 _ON_BOARD: dict[tuple[Any, ...], _OnBoard] = {}
-_COUNTED: dict[tuple[Any, ...], Counted] = {}
 
 
 def _remembered(
@@ -178,34 +186,39 @@ def _constants_of(graph: Graph, target: Target) -> _Constants:
     return _Constants(by_op, parts, sum(parts.values()), encodings)
 
 
-def _on_board(graph: Graph, target: Target) -> _OnBoard:
+def _in_memory(graph: Graph, target: Target) -> _InMemory:
     _check_supported(graph, target)
     backend, board = target.backend, target.board
     constants = _remembered(_CONSTANTS, (graph.key, backend), _constants_of, graph, target)
     memory, code = backend.memory_plan(graph, board), backend.code(graph, board)
     ram_parts = {"arena": memory.arena_bytes, **backend.ram(graph, board)}
+    code_bytes = sum(code.values())
     flash_parts = {
         **constants.parts,
-        "code": sum(size for part, size in code.items() if part != "runtime"),
+        "code": code_bytes - code["runtime"],
         "runtime": code["runtime"],
     }
-    table = timing(target)
-    return _OnBoard(
-        _flash(constants.total_bytes, sum(code.values()), target),
+    return _InMemory(
+        _flash(constants.total_bytes, code_bytes, target),
         _ram(memory.arena_bytes, ram_parts, target),
         memory,
         MappingProxyType(flash_parts),
         MappingProxyType(ram_parts),
         constants,
-        board,
-        None if table is None else _total(graph, target, constants, table),
-        table,
     )
+
+
+def _on_board(graph: Graph, target: Target) -> _OnBoard:
+    key = (graph.key, target.backend, target.board.core.name)
+    memory = _remembered(_IN_MEMORY, key, _in_memory, graph, target)
+    table = timing(target)
+    total = None if table is None else _total(graph, target, memory.constants, table)
+    return _OnBoard(memory, target.board, total, table)
 
 
 def _each(graph: Graph, found: _OnBoard) -> dict[str, Cycles]:
     """Cycles by operator; none where the backend has no cycle table."""
-    table, constants = found.table, found.constants
+    table, constants = found.table, found.memory.constants
     if table is None:
         return {}
     return {
@@ -261,14 +274,7 @@ def _total(graph: Graph, target: Target, constants: _Constants, table: Timing) -
     """Cycles of the network: at once where they are a sum over counts, else by operator."""
     board, total_bytes = target.board, constants.total_bytes
     if isinstance(table, CycleTable):
-        sums = _remembered(
-            _COUNTED,
-            (graph.key, target.backend),
-            lambda graph, _: counted(graph, constants.encodings),
-            graph,
-            target,
-        )
-        return table.network(sums, board, total_bytes)
+        return table.network(counted(graph, constants.encodings), board, total_bytes)
     found = [
         table.operator(graph, op, constants.encodings.get(op.name), board, total_bytes)
         for op in graph.ops
@@ -284,7 +290,7 @@ def _operators(graph: Graph, found: _OnBoard, clock_hz: int) -> tuple[OperatorCo
     total = sum(cycles.value for cycles in each.values())
     named = {op.name: op for op in graph.ops}
     operators = []
-    for step in found.memory.steps:
+    for step in found.memory.plan.steps:
         op, cycles = named[step.op], each[step.op].value if step.op in each else None
         operators.append(
             OperatorCost(
@@ -294,7 +300,7 @@ def _operators(graph: Graph, found: _OnBoard, clock_hz: int) -> tuple[OperatorCo
                 cycles,
                 None if cycles is None else cycles / clock_hz,
                 None if cycles is None else cycles / total if total else 0.0,
-                sum(found.constants.by_op[op.name].values()),
+                sum(found.memory.constants.by_op[op.name].values()),
                 step.live_bytes,
             )
         )

@@ -11,8 +11,10 @@ A per-operator form of this kind halves the error of counting multiply-accumulat
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 from dse.errors import TargetError
@@ -69,7 +71,7 @@ class Timing(Protocol):
         """Half-width of the interval around the sum of all operators."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CycleTable:
     """Coefficients in cycles a feature, zero wait states; `error` is the relative half-width.
 
@@ -92,26 +94,37 @@ class CycleTable:
     def cycles(self, features: Features) -> Cycles:
         """Cycles at zero wait states; a feature without a coefficient costs nothing."""
         value = low = high = 0.0
+        known = self._each
         for name, amount in features.items():
-            each = self.coefficients.get(name, 0.0)
-            value += amount * each
-            low += amount * self.low.get(name, each)
-            high += amount * self.high.get(name, each)
+            if name in known:
+                each, least, most = known[name]
+                value += amount * each
+                low += amount * least
+                high += amount * most
         return Cycles(value, low, high)
+
+    @cached_property
+    def _each(self) -> Mapping[str, tuple[float, float, float]]:
+        """Coefficient, lowest and highest by feature."""
+        names = dict.fromkeys([*self.coefficients, *self.low, *self.high])
+        each = {name: self.coefficients.get(name, 0.0) for name in names}
+        return {n: (c, self.low.get(n, c), self.high.get(n, c)) for n, c in each.items()}
 
     def operator(
         self, graph: Graph, op: Op, encoding: Encoding | None, board: Board, constant_bytes: int
     ) -> Cycles:
         """Cycles of one operator: features, stalls of a small cache, a serial flash."""
-        counts, kernel, macs = _counted(graph, op, encoding)
+        counts = features(graph, op, encoding)
         found = self.cycles(counts)
-        waits = self.stalls(kernel, macs, board)
+        waits = self.stalls(kernel_class(op), op_macs(graph, op), board)
         waits += self.fetch(constant_bytes, board) * counts.get("fetch", 0.0)
         return Cycles(found.value + waits, found.low + waits, found.high + waits)
 
     def network(self, counted: Counted, board: Board, constant_bytes: int) -> Cycles:
         """Cycles of all operators at once, from what they count together."""
-        found = self.cycles(counted.features)
+        found = counted.by_table.get(self)
+        if found is None:
+            found = counted.by_table[self] = self.cycles(counted.features)
         waits = sum(self.stalls(kernel, macs, board) for kernel, macs in counted.macs.items())
         waits += self.fetch(constant_bytes, board) * counted.features.get("fetch", 0.0)
         return Cycles(found.value + waits, found.low + waits, found.high + waits)
@@ -139,32 +152,37 @@ class Counted:
 
     features: Features
     macs: Mapping[str, int]
+    # Cycles without waits, which boards of one core and backends of one table share.
+    by_table: dict[CycleTable, Cycles] = field(default_factory=dict, compare=False, repr=False)
+
+
+COUNTED_KEPT = 1024
+_COUNTED: dict[tuple[Any, ...], Counted] = {}
 
 
 def counted(graph: Graph, encodings: Mapping[str, Encoding]) -> Counted:
-    """The sums over all operators; `encodings` are those of the weights by operator."""
-    features: dict[str, float] = {}
+    """The sums over all operators, kept; `encodings` are those of the weights by operator.
+
+    The same on every board, and by all backends that store the weights alike.
+    """
+    key = (graph.key, *encodings.values())
+    found = _COUNTED.get(key)
+    if found is None:
+        if len(_COUNTED) >= COUNTED_KEPT:
+            _COUNTED.clear()
+        found = _COUNTED[key] = _sums(graph, encodings)
+    return found
+
+
+def _sums(graph: Graph, encodings: Mapping[str, Encoding]) -> Counted:
+    totals: dict[str, float] = defaultdict(float)
     macs: dict[str, int] = {}
     for op in graph.ops:
-        counts, kernel, own = _counted(graph, op, encodings.get(op.name))
-        macs[kernel] = macs.get(kernel, 0) + own
-        for name, amount in counts.items():
-            features[name] = features.get(name, 0.0) + amount
-    return Counted(features, macs)
-
-
-COUNTS_KEPT = 16384
-_COUNTS: dict[tuple[Any, ...], tuple[Features, str, int]] = {}
-
-
-def _counted(graph: Graph, op: Op, encoding: Encoding | None) -> tuple[Features, str, int]:
-    """Features, kernel and multiply-accumulates: the same on every board, so counted once."""
-    key = (graph.key, op.name, encoding)
-    if key not in _COUNTS:
-        if len(_COUNTS) >= COUNTS_KEPT:
-            _COUNTS.clear()
-        _COUNTS[key] = (features(graph, op, encoding), kernel_class(op), op_macs(graph, op))
-    return _COUNTS[key]
+        kernel = kernel_class(op)
+        macs[kernel] = macs.get(kernel, 0) + op_macs(graph, op)
+        for name, amount in features(graph, op, encodings.get(op.name)).items():
+            totals[name] += amount
+    return Counted(dict(totals), macs)
 
 
 def kernel_class(op: Op) -> str:

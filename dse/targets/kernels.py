@@ -57,6 +57,10 @@ class KernelLibrary:
         """Working memory of the operator's kernel besides its tensors."""
         raise NotImplementedError
 
+    def scratch_like(self, family: Family) -> str:
+        """Equal for core families on which every operator needs the same working memory."""
+        return family
+
     def in_place(self, graph: Graph, op: Op) -> bool:
         """Whether the kernel may write its output over its first input."""
         raise NotImplementedError
@@ -76,7 +80,7 @@ class KernelLibrary:
     def memory_plan(self, graph: Graph, board: Board) -> MemoryPlan:
         """Order and placement with the kernels' scratch buffers, cached by shapes."""
         family = board.core.family
-        key = (self.name, family, graph.key)
+        key = (self.name, self.scratch_like(family), graph.key)
         if key not in _PLANS:
             if len(_PLANS) >= PLANS_KEPT:
                 _PLANS.clear()
@@ -118,7 +122,7 @@ class KernelLibrary:
 
         A second weight layout of a kernel is a second copy of its inner loops.
         """
-        key = (self.name, board.core.family, graph.key)
+        key = (self.name, board.core.family == "m0plus", graph.key)
         if key not in _CODE:
             if len(_CODE) >= PLANS_KEPT:
                 _CODE.clear()

@@ -105,6 +105,10 @@ _LINKED: dict[tuple[Any, ...], _Linked] = {}
 class Native(KernelLibrary):
     """Our generated C: direct convolution, no scratch; element-wise operators work in place."""
 
+    def scratch_like(self, family: Family) -> str:
+        """The same on every core."""
+        return ""
+
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
         """The plain kernels need none."""
         return 0

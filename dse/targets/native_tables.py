@@ -129,14 +129,14 @@ class KernelCycles:
         self, graph: Graph, op: Op, encoding: Encoding | None, board: Board, constant_bytes: int
     ) -> Cycles:
         """Cycles of one operator, kept by its shapes; see `Timing`."""
-        shapes = tuple([(t.shape, t.dtype) for t in map(graph.tensor, (*op.inputs, op.output))])
-        key = (op.kind, op.attributes, shapes, board.wait_states, board.cache_bytes)
-        if key not in self.kept:
+        key = (graph.layer_keys[op.name], board.wait_states, board.cache_bytes)
+        found = self.kept.get(key)
+        if found is None:
             if len(self.kept) >= KEPT:
                 self.kept.clear()
             value = self._cycles(graph, op, encoding, board)
-            self.kept[key] = Cycles(value, value, value)
-        return self.kept[key]
+            found = self.kept[key] = Cycles(value, value, value)
+        return found
 
     def relative_error(self, board: Board) -> float:
         """The same on every board: flash is modelled, not measured."""
@@ -144,7 +144,7 @@ class KernelCycles:
 
     def _cycles(self, graph: Graph, op: Op, encoding: Encoding | None, board: Board) -> float:
         found = 0.0
-        for call in calls(graph, op, encoding, self.backend == "native-dsp"):
+        for call in _calls(graph, op, encoding, self.backend == "native-dsp"):
             kernel = call.kernel.removesuffix(LONG)
             found += _dot(_nearest(self.kernels, kernel), call.counts)
             found += self._waits(call, kernel, board)
@@ -157,6 +157,20 @@ class KernelCycles:
         nearest = min(self.waiting, key=lambda size: abs(size - board.cache_bytes))
         counts = dict(waits(call, data_cache_bytes(board.cache_bytes)))
         return board.wait_states * _dot(_nearest(self.waiting[nearest], kernel), counts)
+
+
+_CALLS: dict[tuple[Any, ...], tuple[Call, ...]] = {}
+
+
+def _calls(graph: Graph, op: Op, encoding: Encoding | None, dsp: bool) -> tuple[Call, ...]:
+    """The kernels' calls, kept by shapes: the same on every core."""
+    key = (graph.layer_keys[op.name], encoding, dsp)
+    found = _CALLS.get(key)
+    if found is None:
+        if len(_CALLS) >= KEPT:
+            _CALLS.clear()
+        found = _CALLS[key] = calls(graph, op, encoding, dsp)
+    return found
 
 
 def _nearest(table: Mapping[str, Mapping[str, float]], kernel: str) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 from dse.errors import TargetError, nearest
 from dse.graph.ir import Graph
@@ -39,6 +40,18 @@ class Target:
         reason = self.backend.illegal(self.board)
         if reason:
             raise TargetError(reason)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Found once: costs are looked up by target thousands of times a second."""
+        return hash((self.board, self.backend, self.clock_hz))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hashes of texts differ between processes.
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
     @cached_property
     def key(self) -> str:

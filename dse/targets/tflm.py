@@ -88,6 +88,10 @@ class Tflm(CmsisNN):
 class TflmReference(Tflm):
     """The interpreter with its portable kernels: no scratch, no DSP instructions."""
 
+    def scratch_like(self, family: Family) -> str:
+        """The same on every core."""
+        return ""
+
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
         """The portable kernels work without."""
         return 0

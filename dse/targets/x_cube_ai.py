@@ -44,6 +44,10 @@ class XCubeAI(KernelLibrary):
         """Int8 weights."""
         return (8,)
 
+    def scratch_like(self, family: Family) -> str:
+        """The same on every core."""
+        return ""
+
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
         """A column of a window in int16 for two pixels, as its generated reports show for int8
         convolutions; the exact size is the library's own (unverified)."""
