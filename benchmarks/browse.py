@@ -31,6 +31,8 @@ import numpy as np
 import optuna
 from playwright.sync_api import TimeoutError, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from dse.filter import filter_mask
 from dse.overview import read_overview
 from dse.storage import Storage

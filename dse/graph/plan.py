@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -338,18 +338,9 @@ _Span: TypeAlias = tuple[int, int, int]
 @lru_cache(maxsize=4096)
 def _first_fit_best(spans: tuple[_Span, ...], n_tensors: int, bound: int) -> tuple[int, ...]:
     """Offsets of the spans, of which the first `n_tensors` hold tensors, the others scratch."""
-    every = range(len(spans))
-    orders: Iterable[Iterable[int]] = (
-        sorted(every, key=lambda i: (-spans[i][0], spans[i][1])),
-        sorted(every, key=lambda i: (spans[i][1] - spans[i][2], -spans[i][0])),
-        sorted(every, key=lambda i: (spans[i][1], -spans[i][0])),
-        sorted(every, key=lambda i: (-spans[i][0] * (spans[i][2] - spans[i][1] + 1), spans[i][1])),
-    )
-    if len(spans) <= EXHAUSTIVE_BUFFERS:
-        orders = itertools.chain(orders, itertools.permutations(every))
     best: tuple[int, ...] = ()
     best_size = -1
-    for order in orders:
+    for order in _orders(spans):
         offsets = _first_fit(spans, order)
         size = max([offset + span[0] for offset, span in zip(offsets, spans, strict=True)])
         if best_size < 0 or size < best_size:
@@ -357,6 +348,17 @@ def _first_fit_best(spans: tuple[_Span, ...], n_tensors: int, bound: int) -> tup
         if best_size == bound:
             break
     return best if best_size == bound else _two_ends(spans, n_tensors, bound) or best
+
+
+def _orders(spans: tuple[_Span, ...]) -> Iterator[Iterable[int]]:
+    """Orders in which to place: the likely ones, then, of few buffers, all."""
+    every = range(len(spans))
+    yield sorted(every, key=lambda i: (-spans[i][0], spans[i][1]))
+    yield sorted(every, key=lambda i: (spans[i][1] - spans[i][2], -spans[i][0]))
+    yield sorted(every, key=lambda i: (spans[i][1], -spans[i][0]))
+    yield sorted(every, key=lambda i: (-spans[i][0] * (spans[i][2] - spans[i][1] + 1), spans[i][1]))
+    if len(spans) <= EXHAUSTIVE_BUFFERS:
+        yield from itertools.permutations(every)
 
 
 def _two_ends(spans: tuple[_Span, ...], n_tensors: int, bound: int) -> tuple[int, ...]:
