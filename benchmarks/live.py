@@ -47,14 +47,14 @@ class Curve:
         return next((when for when, found in self.points if found >= value), None)
 
 
-def plain_curve(box: Box, lines: Sequence[str]) -> Curve:
+def plain_curve(box: Box, lines: Sequence[str], began: float) -> Curve:
     rows = [json.loads(line) for line in lines]
     front: list[Sequence[float]] = []
     points = []
     for row in rows:
         if row["feasible"]:
             front.append(row["values"])
-            points.append((row["seconds"], box.hypervolume(np.array(front))))
+            points.append((row["finished"] - began, box.hypervolume(np.array(front))))
     return Curve(tuple(points), len(rows))
 
 
@@ -94,13 +94,13 @@ def run_both(study: Path, minutes: float, seed: int, folder: Path) -> tuple[Curv
     )
     lines = plain.communicate()[0].splitlines()
     ours.wait()
-    return plain_curve(launch.problem.box, lines), dse_curve(url, began), 60 * minutes
+    return plain_curve(launch.problem.box, lines, began), dse_curve(url, began), 60 * minutes
 
 
 def report(study: Path, plain: Curve, ours: Curve, seconds: float, command: str) -> str:
     """The page: hypervolume by time, and when ours reaches what plain ends with."""
     goal = plain.at(seconds)
-    reached = ours.reaches(goal)
+    reached = ours.reaches(goal) if ours.at(seconds) >= goal else None
     own = plain.reaches(goal) or seconds
     said = (
         f"dse reaches it after {reached:.0f} s, {own / reached:.1f} times sooner than the plain "
@@ -114,7 +114,7 @@ def report(study: Path, plain: Curve, ours: Curve, seconds: float, command: str)
     ]
     return "\n".join(
         [
-            f"# `{study.name}` for {seconds / 60:.0f} minutes, beside plain Optuna",
+            f"# `{study.name}` for {seconds / 60:g} minutes, beside plain Optuna",
             "",
             f"Made by `{command}`: both ways at the same time, one thread each, nothing cached; "
             "time includes loading data and training the baseline. Hypervolume in the study's box.",

@@ -175,6 +175,12 @@ def resume(
     drop_constraint: Annotated[
         list[str] | None, typer.Option(help="A metric that has no limit from now on.")
     ] = None,
+    objective: Annotated[
+        list[str] | None, typer.Option(help="A metric that is an objective from now on. Repeat.")
+    ] = None,
+    drop_objective: Annotated[
+        list[str] | None, typer.Option(help="A metric that is no objective from now on. Repeat.")
+    ] = None,
     boards: BoardsOption = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder to write the report to afterwards.")
@@ -184,12 +190,11 @@ def resume(
 ) -> None:
     """Go on with a stored study: same sampler, next draws; refused when the search changed.
 
-    New limits judge what is stored anew.
+    New limits and objectives judge what is stored anew.
     """
     from dse.launch import check_same, prepare
-    from dse.rejudge import change_limits
+    from dse.rejudge import Changes, change_study, rejudge
     from dse.storage import Storage
-    from dse.study import change_constraints
     from dse.terminal import Crew, explore_on_terminal, tell_ending
 
     timeout_s, limits = seconds_of(timeout), limits_of(memory, trial_timeout)
@@ -203,13 +208,14 @@ def resume(
         source = str(study) if given else f"study '{record.name}'"
         launch = prepare(text if text is not None else record.study_file, source, folder, boards)
         check_same(record, launch)
-        if constraint or drop_constraint:
-            changes = (constraint or [], drop_constraint or [])
-            launch = prepare(
-                change_constraints(launch.text, source, *changes), source, folder, boards
-            )
-            changed = change_limits(opened, record, launch.problem, launch.text)
+        changes = Changes(
+            constraint or (), drop_constraint or (), objective or (), drop_objective or ()
+        )
+        if changes:
+            launch = prepare(change_study(launch.text, source, changes), source, folder, boards)
+            changed = rejudge(opened, record, launch.problem, launch.text)
             record = opened.study(record.name)
+            print(f"objectives: {', '.join(record.objectives)}")
             print(f"limits: {'; '.join(record.constraints) or 'none'} ({changed} trials changed)")
         total = n_trials or (launch.study.n_trials if given else record.n_trials)
         total = max(total, record.n_trials)

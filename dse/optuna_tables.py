@@ -26,6 +26,8 @@ from dse.trial import METRICS, MetricName, State, Trial
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+# Under which Optuna keeps the names of a study's objectives.
+METRIC_NAMES = "study:metric_names"
 TRIAL_STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING")
 
 _optuna = sa.MetaData()
@@ -34,6 +36,22 @@ studies = sa.Table(
     _optuna,
     sa.Column("study_id", sa.Integer, primary_key=True),
     sa.Column("study_name", sa.String(512)),
+)
+study_directions = sa.Table(
+    "study_directions",
+    _optuna,
+    sa.Column("study_direction_id", sa.Integer, primary_key=True),
+    sa.Column("direction", sa.Enum("NOT_SET", "MINIMIZE", "MAXIMIZE", name="studydirection")),
+    sa.Column("study_id", sa.Integer),
+    sa.Column("objective", sa.Integer),
+)
+study_system_attributes = sa.Table(
+    "study_system_attributes",
+    _optuna,
+    sa.Column("study_system_attribute_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer),
+    sa.Column("key", sa.String(512)),
+    sa.Column("value_json", sa.Text),
 )
 trials = sa.Table(
     "trials",
@@ -82,7 +100,7 @@ user_attributes = _attributes("user")
 
 @dataclass(frozen=True)
 class StudyKeys:
-    """What a write needs to know about its study; it never changes."""
+    """What a write needs to know about its study; only its objectives ever change."""
 
     name: str
     study_id: int
@@ -161,6 +179,26 @@ def exists(connection: Connection, study: StudyKeys) -> bool:
         studies.c.study_id == study.optuna_study_id, studies.c.study_name == study.name
     )
     return connection.execute(there).first() is not None
+
+
+def set_objectives(connection: Connection, study: StudyKeys) -> None:
+    """Give Optuna's study other directions and metric names; its trials are to be written anew."""
+    for table in (study_directions, study_system_attributes):
+        mine = table.c.study_id == study.optuna_study_id
+        if table is study_system_attributes:
+            mine &= table.c.key == METRIC_NAMES
+        connection.execute(sa.delete(table).where(mine))
+    directions = [METRICS[name].direction.upper() for name in study.objectives]
+    connection.execute(
+        sa.insert(study_directions),
+        [
+            {"study_id": study.optuna_study_id, "objective": index, "direction": direction}
+            for index, direction in enumerate(directions)
+        ],
+    )
+    names = [METRICS[name].column for name in study.objectives]
+    row = {"study_id": study.optuna_study_id, "key": METRIC_NAMES, "value_json": dump(names)}
+    connection.execute(sa.insert(study_system_attributes), row)
 
 
 def insert(connection: Connection, study: StudyKeys, trial: Trial) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -156,6 +156,17 @@ class Box:
     def _inside(self, values: npt.ArrayLike) -> Points:
         """Normalised, and nothing better than the ideal: the volume never exceeds 1."""
         return np.maximum(self.normalise(values), 0.0)
+
+    def on(self, metrics: Sequence[str], other: Box) -> Box:
+        """These axes: as they are here where they are known, else as in `other`."""
+        here = {m: i for i, m in enumerate(self.metrics)}
+        found = [(self, here[m]) if m in here else (other, other.metrics.index(m)) for m in metrics]
+        return Box(
+            tuple(metrics),
+            tuple(box.ideal[i] for box, i in found),
+            tuple(box.reference[i] for box, i in found),
+            tuple(box.log[i] for box, i in found),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The box as JSON values; `from_dict` reads it back."""

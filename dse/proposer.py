@@ -22,6 +22,7 @@ from dse.errors import StudyError
 from dse.problem import Problem
 from dse.rows import StudyRecord
 from dse.samplers import GREY_BOX, make_sampler, starts
+from dse.search_costs import grey_box, searched
 from dse.trial import METRICS, State, Trial
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ class Proposer:
     def __init__(self, problem: Problem, record: StudyRecord, ordinal: int = 0) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.problem, self.record, self.space = problem, record, problem.space
+        grey = record.sampler in GREY_BOX
+        self._objectives = searched(problem) if grey else problem.objectives
         self._study = optuna.create_study(
-            directions=[METRICS[name].direction for name in problem.objectives],
+            directions=[METRICS[name].direction for name in self._objectives],
             sampler=optuna.samplers.RandomSampler(seed=0),
         )
         self._accuracies: list[float] = []
@@ -122,8 +125,6 @@ class Proposer:
                 others=self._others(),
             )
         if self._grey is None:
-            from dse.search_costs import grey_box  # loads a second of scikit-learn
-
             known = (self._baseline, self._samples)
             self._grey = grey_box(self.problem, record.sampler_settings, record.seed, *known)
         self._grey.number = draw
@@ -219,7 +220,7 @@ class Proposer:
         """
         mean = float(np.mean(self._accuracies)) if self._accuracies else 0.5
         values = []
-        for name in self.problem.objectives:
+        for name in self._objectives:
             value = trial.value(name)
             if name == "accuracy":
                 values.append(mean if value is None else value)

@@ -163,10 +163,15 @@ def distributions(stored: str) -> dict[str, BaseDistribution]:
     return {knob: json_to_distribution(dump(d)) for knob, d in json.loads(stored).items()}
 
 
-def limits_row(record: StudyRecord) -> Row:
-    """The columns of dse_studies that change with a study's limits."""
-    texts = {name: dump(getattr(record, name)) for name in ("definition", "constraints")}
-    return {"study_file": record.study_file} | {f"{k}_json": text for k, text in texts.items()}
+def wishes_row(record: StudyRecord) -> Row:
+    """The columns of dse_studies that change with a study's limits and objectives."""
+    return {
+        "study_file": record.study_file,
+        "definition_json": dump(record.definition),
+        "constraints_json": dump(record.constraints),
+        "objectives_json": dump(record.objectives),
+        "box_json": dump(record.box.to_dict()),
+    }
 
 
 def front_row(study_id: int, change: FrontChange) -> Row:

@@ -14,7 +14,7 @@ from dse.candidate import Candidate
 from dse.graph.factor import factor_shapes
 from dse.problem import Problem
 from dse.space import Knob, KnobKind, Space
-from dse.trial import COST_METRICS
+from dse.trial import COST_METRICS, MetricName
 
 if TYPE_CHECKING:
     from dse.greybox import GreyBoxSampler
@@ -39,7 +39,7 @@ def grey_box(
     targets = [knob.name for knob in space.knobs if knob.kind == "target"]
     return GreyBoxSampler(
         lambda networks, deployments: _costs(problem, networks, deployments),
-        learned=problem.objectives.index("accuracy"),
+        learned=searched(problem).index("accuracy"),
         deployment=targets,
         distributions=space.distributions,
         vectorized=True,
@@ -50,6 +50,12 @@ def grey_box(
         seed=seed,
         **settings,
     )
+
+
+def searched(problem: Problem) -> tuple[MetricName, ...]:
+    """The objectives of the grey box: accuracy is learned, too, where it is but limited."""
+    found = problem.objectives
+    return found if "accuracy" in found else ("accuracy", *found)
 
 
 def _anywhere(problem: Problem, params: Params) -> Candidate:
@@ -128,7 +134,7 @@ BY_LAYER: Mapping[KnobKind, Callable[[Space, Candidate], list[float]]] = {
 
 
 def region(problem: Problem, baseline: float | None) -> list[tuple[float, float]]:
-    """(best, worst) by objective: the study's box, and no accuracy that its limits refuse.
+    """(best, worst) by objective that is searched: the box, and no accuracy that limits refuse.
 
     Limits that name the baseline do not count before it is known: it failed, or still runs.
     """
@@ -138,10 +144,8 @@ def region(problem: Problem, baseline: float | None) -> list[tuple[float, float]
         for limit in problem.study.constraints
         if limit.needs_accuracy and (baseline is not None or limit.relation == "absolute")
     ]
-    found = []
-    for name, ideal, reference in zip(box.metrics, box.ideal, box.reference, strict=True):
-        if name == "accuracy":
-            found.append((1.0 - ideal, max(1.0 - reference, *limits, 0.0)))
-        else:
-            found.append((math.log10(ideal), math.log10(reference)))
-    return found
+    ends = dict(zip(box.metrics, zip(box.ideal, box.reference, strict=True), strict=True))
+    _, worst_error = ends.pop("accuracy", (0.0, 1.0))
+    costs = {name: (math.log10(low), math.log10(high)) for name, (low, high) in ends.items()}
+    accuracy = {"accuracy": (1.0, max(1.0 - worst_error, *limits, 0.0))}
+    return [(accuracy | costs)[name] for name in searched(problem)]

@@ -101,8 +101,10 @@ def needed_accuracy(
     `front` are the members' trials and `baseline` the accuracy of the float32 network.
     """
     costs = [name for name in problem.objectives if name in COST_METRICS]
+    counts = "accuracy" in problem.objectives  # else whoever costs less is better
     members = [
-        ([t.value(name) or 0.0 for name in costs], t.value("accuracy") or 0.0) for t in front
+        ([t.value(name) or 0.0 for name in costs], (t.value("accuracy") or 0.0) if counts else 1.0)
+        for t in front
     ]
     needed = math.inf
     for target in problem.space.targets:

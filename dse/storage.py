@@ -170,22 +170,38 @@ class Storage:
         self._turn(name, lambda turn: turn.finish(trial, front, hypervolume, artifacts))
 
     def rejudge(
-        self, record: StudyRecord, trials: Sequence[Trial], front: Sequence[int], hypervolume: float
+        self, record: StudyRecord, trials: Sequence[Trial], front: tuple[Sequence[int], float]
     ) -> None:
         """Store a study's new limits, the trials they changed and the newest front, at once."""
-        with self._write() as connection:
-            study = self._study(connection, record.name)
-            turn = self._taken(connection, study)
-            connection.execute(
-                sa.update(schema.studies)
-                .where(schema.studies.c.study_id == study.study_id)
-                .values(rows.limits_row(record))
-            )
+
+        def judge(turn: Turn) -> None:
+            turn.amend_study(record)
             for trial in trials:
                 turn.overwrite(trial)
             newest = turn.next_number() - 1
             if newest >= 0:
-                turn.put_front(newest, front, hypervolume)
+                turn.put_front(newest, *front)
+
+        self._turn(record.name, judge)
+
+    def rejudge_all(
+        self, record: StudyRecord, trials: Sequence[Trial], fronts: Sequence[FrontChange]
+    ) -> None:
+        """Store a study's new objectives, all its trials and all fronts anew, at once.
+
+        Optuna's study gets them, too: its directions, names and values.
+        """
+
+        def judge(turn: Turn) -> None:
+            turn.amend_study(record)
+            for trial in trials:
+                turn.overwrite(trial)
+            turn.replace_fronts(fronts)
+
+        try:
+            self._turn(record.name, judge)
+        finally:
+            self._studies.pop(record.name, None)  # its objectives are part of that
 
     def requeue(self, name: str) -> list[int]:
         """Make every RUNNING trial that no worker holds WAITING again; their numbers in order."""

@@ -152,11 +152,8 @@ def _metric(value: Any) -> Any:
 
 
 def _objectives(values: list[str]) -> list[str]:
-    if not 2 <= len(values) <= 5 or "accuracy" not in values:
-        raise ValueError(
-            f"lists {', '.join(values) or 'nothing'}; allowed: accuracy and 1 to 4 of "
-            f"{', '.join(metric for metric in METRICS if metric != 'accuracy')}"
-        )
+    if not values:
+        raise ValueError(f"lists nothing; allowed: 1 to {len(METRICS)} of {', '.join(METRICS)}")
     return values
 
 
@@ -338,6 +335,18 @@ class StudyFile(_Section):
     early_stop: bool = False
 
     @model_validator(mode="after")
+    def _accuracy_counts(self) -> StudyFile:
+        if "accuracy" not in self.objectives and not any(
+            limit.needs_accuracy for limit in self.constraints
+        ):
+            raise ValueError(
+                f"'objectives' lists {', '.join(self.objectives)}, and 'constraints' no limit on "
+                "accuracy, so any network would do; add accuracy to the objectives, or a limit "
+                "such as 'accuracy >= baseline - 1 %'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _magnitudes_stay_shared(self) -> StudyFile:
         sparsity, method = self.space.sparsity, self.space.quantization.method
         shared = [] if sparsity is None else [p for p in sparsity.pattern if p.endswith("-shared")]
@@ -458,23 +467,6 @@ def read_study(path: Path) -> str:
         raise StudyError(f"{path}: there is no such file; write one with 'dse init'") from error
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read ({error})") from error
-
-
-def change_constraints(text: str, source: str, added: Sequence[str], dropped: Sequence[str]) -> str:
-    """The file's text with other limits: those on `dropped` metrics go, an added one replaces.
-
-    Raises StudyError for a text that is no constraint, and a metric that has none to drop.
-    """
-    limits = {limit.text: limit.metric for limit in parse_study(text, source).constraints}
-    for metric in dropped:
-        if metric not in limits.values():
-            raise StudyError(
-                f"--drop-constraint names '{metric}'; {nearest(metric, set(limits.values()))}"
-            )
-    new = [parse_constraint(limit) for limit in added]
-    gone = {*dropped, *(limit.metric for limit in new)}
-    kept = [limit for limit, metric in limits.items() if metric not in gone]
-    return override_study(text, source, constraints=[*kept, *(limit.text for limit in new)])
 
 
 def override_study(text: str, source: str, **changes: Any) -> str:

@@ -19,7 +19,7 @@ from dse.artifacts import list_artifacts, put_artifact, unlink
 from dse.errors import StorageError
 from dse.leases import Worker
 from dse.optuna_tables import StudyKeys, insert_one
-from dse.rows import FrontChange
+from dse.rows import FrontChange, StudyRecord
 from dse.trial import State, Trial
 
 
@@ -159,6 +159,23 @@ class Turn:
         self._connection.execute(sa.delete(fronts).where(this))
         change = FrontChange(number, hypervolume, tuple(members))
         self._connection.execute(sa.insert(fronts), rows.front_row(study_id, change))
+
+    def replace_fronts(self, fronts: Sequence[FrontChange]) -> None:
+        """Store all fronts anew."""
+        own = schema.fronts.c.study_id == self._study.study_id
+        self._connection.execute(sa.delete(schema.fronts).where(own))
+        for change in fronts:
+            self.put_front(change.number, change.members, change.hypervolume)
+
+    def amend_study(self, record: StudyRecord) -> None:
+        """Change limits and objectives; what is written from now on in this turn follows them."""
+        own = schema.studies.c.study_id == self._study.study_id
+        self._connection.execute(
+            sa.update(schema.studies).where(own).values(rows.wishes_row(record))
+        )
+        if record.objectives != self._study.objectives:
+            self._study = replace(self._study, objectives=record.objectives)
+            optuna_tables.set_objectives(self._connection, self._study)
 
     def hand_back(self, numbers: Iterable[int]) -> None:
         """Make running trials wait again that nobody is to blame for."""

@@ -168,10 +168,10 @@ def optuna_study(storage: Storage, name: str = "digits") -> optuna.Study:
     )
 
 
-def optuna_state(trial: Trial) -> TrialState:
+def optuna_state(trial: Trial, objectives: tuple[MetricName, ...] = OBJECTIVES) -> TrialState:
     """The contract, said a second time."""
     if trial.state is State.INFEASIBLE:
-        known = all(trial.value(name) is not None for name in OBJECTIVES)
+        known = all(trial.value(name) is not None for name in objectives)
         missed = any(miss > 0 for miss in trial.violations.values())
         return TrialState.COMPLETE if known and missed else TrialState.PRUNED
     return {
@@ -189,11 +189,15 @@ def check_optuna_agrees(
     name: str | None = None,
 ) -> None:
     """Optuna reads the same numbers, states, params, values, constraints and attributes."""
-    study = optuna_study(storage, name or storage.studies()[0].name)
-    assert study.metric_names == [METRICS[name].column for name in OBJECTIVES]
+    name = name or storage.studies()[0].name
+    study, objectives = optuna_study(storage, name), storage.study(name).objectives
+    assert study.metric_names == [METRICS[metric].column for metric in objectives]
+    assert [found.name.lower() for found in study.directions] == [
+        METRICS[metric].direction for metric in objectives
+    ]
     assert [found.number for found in study.trials] == [trial.number for trial in trials]
     for found, trial in zip(study.trials, trials, strict=True):
-        assert found.state is optuna_state(trial)
+        assert found.state is optuna_state(trial, objectives)
         assert found.params == pytest.approx(trial.params)
         assert found.distributions == {knob: knobs[knob] for knob in trial.params}
         assert found.constraints == trial.violations
@@ -201,7 +205,7 @@ def check_optuna_agrees(
         own = {k: v for k, v in found.system_attrs.items() if not k.startswith(prefix)}
         assert own == trial.attrs
         if found.state is TrialState.COMPLETE:
-            assert found.values == [trial.value(name) for name in OBJECTIVES]
+            assert found.values == [trial.value(metric) for metric in objectives]
         else:
             assert not found.values
         if trial.started:

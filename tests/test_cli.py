@@ -225,6 +225,27 @@ def test_limits_change_on_the_command_line(finished: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_objective_becomes_a_limit_on_the_command_line(finished: Path) -> None:
+    """The smallest network that is accurate enough; front and report are of flash alone."""
+    before = json.loads(dse(finished, "front", "--format", "json").stdout)
+    limit = sorted(row["accuracy"] for row in before)[0]
+    options = ("--constraint", f"accuracy >= {100 * limit:.2f} %", "--drop-objective", "accuracy")
+    done = dse(finished, "resume", "tiny", *options, "--report", "flash-only", "-q")
+    assert done.returncode == 0, done.stderr
+    assert "objectives: " in done.stdout
+    assert "accuracy" not in done.stdout.split("objectives: ")[1].splitlines()[0]
+    after = json.loads(dse(finished, "front", "--format", "json").stdout)
+    assert after
+    assert min(row["accuracy"] for row in after) >= limit - 1e-4
+    assert (finished / "flash-only" / "report.html").exists()
+    restored = ("--objective", "accuracy", "--drop-constraint", "accuracy")
+    back = dse(finished, "resume", "tiny", *restored, "-q")
+    assert back.returncode == 0, back.stderr
+    again = json.loads(dse(finished, "front", "--format", "json").stdout)
+    assert {row["trial"] for row in again} >= {row["trial"] for row in before}
+
+
+@pytest.mark.slow
 def test_resume_asks_for_more_and_refuses_another_search(finished: Path) -> None:
     changed = STUDY.replace("[2, 4, 8]", "[4, 8]")
     (finished / "changed.yaml").write_text(changed)

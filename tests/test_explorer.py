@@ -16,12 +16,10 @@ from dse import draws
 from dse.candidate import Candidate
 from dse.graph.trace import trace
 from dse.problem import build_problem
-from dse.rejudge import change_limits
 from dse.samplers import SAMPLER_SETTINGS
 from dse.storage import Storage
-from dse.study import change_constraints, parse_study
-from dse.trial import NETWORK_OF, NEVER_MEASURED, State, Trial
-from tests import storage_samples as samples
+from dse.study import parse_study
+from dse.trial import NETWORK_OF, State, Trial
 from tests.problems import (
     STUDY,
     FormulaEvaluator,
@@ -255,47 +253,6 @@ def test_the_front_is_what_brute_force_finds(storage: Storage) -> None:
             (other <= point).all() and (other < point).any() for other in points.values()
         )
         assert (number not in front) == dominated
-
-
-def test_new_limits_judge_what_is_stored_and_steer_what_comes(storage: Storage) -> None:
-    """As if the study had had them: same states, same front; what was rejected may come again."""
-    record = small_record(PROBLEM, sampler="tpe", n_trials=25)
-    storage.create(record)
-    explorer(storage, record, PROBLEM, FormulaEvaluator(PROBLEM)).run(25)
-    before = storage.trials("small")
-    text = change_constraints(STUDY, "small.yaml", ["latency <= 3 ms"], ["ram"])
-    problem = small_problem(text)
-    assert change_limits(storage, record, problem, text) > 0
-    changed = storage.study("small")
-    assert changed.constraints == ("accuracy >= baseline - 30 %", "latency <= 3 ms")
-    after = storage.trials("small")
-    assert [t.metrics for t in after] == [t.metrics for t in before]
-    for trial in after:
-        slow = (trial.value("latency") or 1.0) > 0.003
-        measured = trial.value("accuracy") is not None
-        assert trial.feasible <= (measured and not slow)
-        assert (NEVER_MEASURED in trial.violations) == (not measured and not slow)
-    assert any(t.feasible != old.feasible for t, old in zip(after, before, strict=True))
-    samples.check_optuna_agrees(storage, after, PROBLEM.space.distributions)
-    explorer(storage, changed, problem, FormulaEvaluator(problem)).run(40)
-    trials = {trial.number: trial for trial in storage.trials("small")}
-    front = storage.fronts("small")[-1].members
-    assert all((trials[number].value("latency") or 1.0) <= 0.003 for number in front)
-    assert len(trials) >= 40
-
-
-def test_limits_taken_back_give_the_old_front(storage: Storage) -> None:
-    run(storage, 25, "tpe")
-    record, before = storage.study("small"), storage.trials("small")
-    front = storage.fronts("small")[-1]
-    text = change_constraints(STUDY, "small.yaml", ["latency <= 3 ms"], [])
-    change_limits(storage, record, small_problem(text), text)
-    assert storage.fronts("small")[-1].members != front.members
-    change_limits(storage, storage.study("small"), PROBLEM, STUDY)
-    assert storage.trials("small") == before
-    again = storage.fronts("small")[-1]
-    assert sorted(again.members) == sorted(front.members)
-    assert again.hypervolume == pytest.approx(front.hypervolume)
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ BETTER_THAN = {"syn": (0.49, 0.65, 0.81, 0.91)}
 _COLOURS = ("#999999", "#d55e00", "#0072b2", "#56b4e9", "#cc79a7", "#009e73", "#000000")
 
 # problem -> method -> seed -> {"scores": {trainings: share}, "cpu_s": seconds a training,
-# "revision": of the method}
+# "revision": of the method, "problem": its fingerprint}
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -52,32 +52,38 @@ def find_problem(name: str) -> SearchProblem:
     return synthetic() if name == "syn" else tabulated(name)
 
 
-def run(results: Results, names: Sequence[str], chosen: Sequence[Method], path: Path) -> None:
+def run(
+    results: Results, names: Sequence[str], chosen: Sequence[Method], seeds: int | None, path: Path
+) -> None:
     """Run what `results` lack or have of an earlier revision, seed by seed over all methods.
 
-    Stored after every run.
+    At most the first `seeds` of each method. Stored after every run.
     """
-    for name in names:
-        problem = find_problem(name)
-        for seed in range(FIRST_SEED, FIRST_SEED + max(method.seeds for method in chosen)):
+    for seed in range(max(method.seeds for method in chosen)):
+        for name in names:
+            problem = find_problem(name)
             for method in chosen:
                 kept = results.setdefault(name, {}).setdefault(method.name, {})
-                if seed - FIRST_SEED >= method.seeds or _current(kept.get(str(seed)), method):
+                enough = method.seeds if seeds is None else min(seeds, method.seeds)
+                if seed >= enough or _current(kept.get(str(FIRST_SEED + seed)), method, name):
                     continue
-                ledger, cpu_s = timed(method, problem, seed)
+                ledger, cpu_s = timed(method, problem, FIRST_SEED + seed)
                 points = [n for n in CURVE if n <= len(ledger.trained)]
                 scores = {str(n): round(ledger.score(n), 4) for n in points}
-                kept[str(seed)] = {
+                kept[str(FIRST_SEED + seed)] = {
                     "scores": scores,
                     "cpu_s": round(cpu_s, 4),
                     "revision": method.revision,
+                    "problem": problem.fingerprint,
                 }
                 print(f"{name} {method.name} seed {seed}: {scores.get('50')} at 50", flush=True)
                 path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def _current(entry: dict[str, Any] | None, method: Method) -> bool:
-    return entry is not None and entry.get("revision", 1) == method.revision
+def _current(entry: dict[str, Any] | None, method: Method, name: str) -> bool:
+    if entry is None or entry.get("revision", 1) != method.revision:
+        return False
+    return bool(entry.get("problem") == find_problem(name).fingerprint)
 
 
 def median(runs: dict[str, Any], trainings: int) -> float | None:
@@ -228,9 +234,9 @@ def _few(results: Results, method: Method) -> str:
         runs = results.get(name, {}).get(method.name, {})
         if len(runs) < method.seeds:
             found.append(f"{len(runs)} of {method.seeds} seeds on {name}")
-        earlier = sum(not _current(entry, method) for entry in runs.values())
+        earlier = sum(not _current(entry, method, name) for entry in runs.values())
         if earlier:
-            found.append(f"{earlier} runs on {name} are of an earlier revision of the method")
+            found.append(f"{earlier} runs on {name} are of an earlier method or cost model")
     return ", ".join(found)
 
 
@@ -275,6 +281,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     known = [method.name for method in methods()]
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
+    parser.add_argument("--seeds", type=int, help="only the first seeds of each method")
     parser.add_argument("--render", action="store_true", help="only the report, from stored runs")
     parser.add_argument("--results", type=Path, default=REPORTS / "search.json")
     parser.add_argument(
@@ -291,7 +298,7 @@ def main() -> None:
         results[SUGGESTION] = measure_all()
         options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     elif not options.render:
-        run(results, options.problems, chosen, options.results)
+        run(results, options.problems, chosen, options.seeds, options.results)
     page = options.results.with_suffix(".md")
     page.write_text(report(results, methods()), encoding="utf-8")
     figure(results, options.results.with_suffix(".svg"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,9 +13,11 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 
 from dse.greybox import Features
+from dse.greybox.knobs import Knobs
 from dse.pareto import Points, hypervolume, non_dominated
 
 Params = Mapping[str, Any]
+_FINGERPRINTED = 64
 
 
 class ErrorTable(Protocol):
@@ -64,6 +67,20 @@ class SearchProblem:
     def region(self) -> list[tuple[float, float]]:
         """Best and worst of error and costs."""
         return [(0.0, self.worst_error), *zip(self.low.tolist(), self.high.tolist(), strict=True)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of errors and costs of a few networks: stored results of another problem do not count."""
+        knobs = Knobs({n: d for n, d in self.distributions.items() if n != self.deployment})
+        source = np.random.default_rng(0)
+        rows = [
+            [axis.values[source.integers(axis.levels)] for axis in knobs.axes]
+            for _ in range(_FINGERPRINTED)
+        ]
+        names = [axis.name for axis in knobs.axes]
+        networks = [dict(zip(names, row, strict=True)) for row in rows]
+        values = [*self.errors.true(networks), *self.costs(networks, self.deployments).ravel()]
+        return sha256(" ".join(f"{value:.6g}" for value in values).encode()).hexdigest()[:12]
 
     def network(self, params: Params) -> dict[str, Any]:
         """The parameters that change training."""

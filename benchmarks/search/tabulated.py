@@ -1,4 +1,9 @@
-"""Problems whose every network was trained: errors from a stored table, costs from dse's model."""
+"""Problems whose every network was trained: errors and costs of each from stored tables.
+
+The costs are those of dse's models at one time, so that a comparison holds when the models change.
+
+    python benchmarks/search/tabulated.py    # stores the costs that dse's models give now
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from problem import Params, SearchProblem
 from torch import nn
-from trained_tables import MISSING, TABLES, TableTask, store
+from trained_tables import DATA_FOLDER, MISSING, TABLES, TableTask, store
 
 from dse.errors import StudyError
 from dse.graph.trace import trace
@@ -116,26 +122,45 @@ class StoredErrors:
 
 
 class StoredCosts:
-    """Costs of every network of a table on every target."""
+    """Costs of every network of a table on every target: `array` (widths, bits, targets, costs)."""
 
     def __init__(self, problem: Problem, errors: StoredErrors) -> None:
         self._errors = errors
-        wide, bits = errors.table.shape[:2]
-        self.array = np.full((wide, bits, len(problem.targets), len(COSTS)), np.nan)
-        ratios = {f"prune.{layer.name}": layer.levels for layer in errors.task.layers}
-        for params in problem.space.settings():
-            if any(params[name] not in ratios[name] for name in params.keys() & ratios.keys()):
-                continue
-            screening = problem.screen(problem.space.candidate(params))
-            if screening.feasible:
-                place = (*errors.index(params), list(problem.targets).index(str(params["target"])))
-                self.array[place] = [screening.metrics[name].value for name in COSTS]
+        path = costs_path(errors.task)
+        with np.load(path) as stored:
+            self.array: Points = stored["costs"]
+            targets = stored["targets"].tolist()
+        if targets != list(problem.targets):
+            raise StudyError(
+                f"{path.name} holds costs on {', '.join(targets)}, but the study's targets are "
+                f"{', '.join(problem.targets)}; run: python benchmarks/search/tabulated.py"
+            )
 
     def __call__(self, networks: Sequence[Params], deployments: Sequence[Params]) -> Points:
         """(n, targets, costs), nan where a limit is missed."""
         places = [self._errors.index(network) for network in networks]
         wide, bits = np.array(places, dtype=int).reshape(-1, 2).T
         return np.asarray(self.array[wide, bits])
+
+
+def costs_path(task: TableTask) -> Path:
+    """Where a table's costs are stored."""
+    return DATA_FOLDER / f"{task.name}-costs.npz"
+
+
+def modelled_costs(problem: Problem, errors: StoredErrors) -> Points:
+    """What dse's models say now: (widths, bits, targets, costs), nan where a limit is missed."""
+    wide, bits = errors.table.shape[:2]
+    found = np.full((wide, bits, len(problem.targets), len(COSTS)), np.nan)
+    ratios = {f"prune.{layer.name}": layer.levels for layer in errors.task.layers}
+    for params in problem.space.settings():
+        if any(params[name] not in ratios[name] for name in params.keys() & ratios.keys()):
+            continue
+        screening = problem.screen(problem.space.candidate(params))
+        if screening.feasible:
+            place = (*errors.index(params), list(problem.targets).index(str(params["target"])))
+            found[place] = [screening.metrics[name].value for name in COSTS]
+    return found
 
 
 def layer_features(network: Params) -> dict[str, list[float]]:
@@ -154,9 +179,8 @@ def _trained_ratios(task: TableTask) -> dict[str, BaseDistribution]:
     }
 
 
-@cache
-def tabulated(name: str) -> SearchProblem:
-    """The problem of a stored table; StudyError when it is not complete."""
+def stored_errors(name: str) -> StoredErrors:
+    """The errors of a table; StudyError when it is not complete."""
     task = TABLES[name]
     table = store(task, None)[: len(task.width_settings)]
     if (table == MISSING).any():
@@ -164,8 +188,15 @@ def tabulated(name: str) -> SearchProblem:
             f"the table '{name}' lacks {(table == MISSING).any(axis=2).sum()} networks; "
             f"run: python benchmarks/search/train_table.py {name}"
         )
+    return StoredErrors(task, table, task.test_samples)
+
+
+@cache
+def tabulated(name: str) -> SearchProblem:
+    """The problem of a stored table; StudyError when its errors or costs are not complete."""
+    errors = stored_errors(name)
+    task, table = errors.task, errors.table
     study = study_of(task)
-    errors = StoredErrors(task, table, task.test_samples)
     costs = StoredCosts(study, errors)
     found = costs.array[np.isfinite(costs.array).all(axis=3)]
     rough = SearchProblem(
@@ -184,3 +215,18 @@ def tabulated(name: str) -> SearchProblem:
     wrong = np.broadcast_to(table[:, :, None, -1] / task.test_samples, costs.array.shape[:3])
     best = rough.score(wrong.reshape(-1), costs.array.reshape(-1, len(COSTS)))
     return SearchProblem(**{**rough.__dict__, "best": best})
+
+
+def main() -> None:
+    """Store the costs of every table."""
+    for name, task in TABLES.items():
+        study = study_of(task)
+        costs = modelled_costs(study, stored_errors(name))
+        np.savez_compressed(costs_path(task), costs=costs, targets=list(study.targets))
+        print(
+            f"{name}: {np.isfinite(costs).all(axis=3).mean():.0%} of {costs[..., 0].size} feasible"
+        )
+
+
+if __name__ == "__main__":
+    main()
