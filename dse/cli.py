@@ -208,10 +208,8 @@ def resume(
         source = str(study) if given else f"study '{record.name}'"
         launch = prepare(text if text is not None else record.study_file, source, folder, boards)
         check_same(record, launch)
-        changes = Changes(
-            constraint or (), drop_constraint or (), objective or (), drop_objective or ()
-        )
-        if changes:
+        flags = (constraint, drop_constraint, objective, drop_objective)
+        if changes := Changes(*(flag or () for flag in flags)):
             launch = prepare(change_study(launch.text, source, changes), source, folder, boards)
             changed = rejudge(opened, record, launch.problem, launch.text)
             record = opened.study(record.name)

@@ -228,7 +228,7 @@ class _Scorer:
         trained = search.features(history.trained)
         self.model = ErrorModel(trained, history.errors, search.scale)
         # Not what was measured: the best of many noisy results is too good to be true.
-        errors = self.model.errors(trained)
+        errors = self.model.errors()
         if len(history.running):
             believed = self.model.believe(search.features(history.running))
             errors = np.concatenate([errors, believed])

@@ -177,9 +177,13 @@ class ErrorModel:
         deviation = np.sqrt(np.maximum(deviation**2 - noise, 1e-10))
         return mean * self._unit + self._mean, deviation * self._unit
 
-    def errors(self, features: Floats) -> Floats:
-        """Expected errors (n,): of trained networks, what is left when the noise is taken out."""
-        mean = self._process.predict(features)
+    def errors(self) -> Floats:
+        """Expected errors of what was trained or believed, when the noise is taken out, (n,).
+
+        At its own rows the process's mean is the value less the noise's share of the weights.
+        """
+        noise = self._process.kernel_.k2.noise_level + self._process.alpha
+        mean = self._values - noise * self._process.alpha_
         return self.scale.back(mean * self._unit + self._mean)
 
     def believe(self, features: Floats) -> Floats:
