@@ -37,6 +37,7 @@ from dse.firmware.cpu import CPUS
 from dse.firmware.emit import emit
 from dse.firmware.emulate import emulate, qemu_version
 from dse.graph import execute
+from dse.graph.entry import input_bytes
 from dse.graph.ir import Graph
 from dse.graph.numerics import Rounding
 from dse.workloads import WORKLOADS
@@ -127,7 +128,7 @@ class Network:
 
     def rows(self) -> Bytes:
         """The inputs as they lie in the arena, (N, bytes)."""
-        return execute.input_bytes(self.graph, self.inputs)
+        return input_bytes(self.graph, self.inputs)
 
     def expected(self, rounding: Rounding) -> Bytes:
         """What the exact executor computes, (N, bytes)."""

@@ -32,6 +32,7 @@ from dse.firmware.build import build, compilers
 from dse.firmware.emit import emit
 from dse.firmware.emulate import emulate
 from dse.graph import execute
+from dse.graph.entry import input_bytes
 from dse.graph.ir import Graph, WeightedOp, op_macs
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
@@ -141,7 +142,7 @@ def network(layer: Layer, bits: int, alone: bool = False) -> Network:
     answer = execute.run(graph, inputs[:1])
     answer = answer.permute(0, 2, 3, 1) if answer.dim() == 4 else answer
     expected = answer.reshape(1, -1).numpy().astype(graph.tensors[graph.output].dtype)
-    return Network(graph, execute.input_bytes(graph, inputs[:1]), expected.view(np.int8))
+    return Network(graph, input_bytes(graph, inputs[:1]), expected.view(np.int8))
 
 
 def up_to(graph: Graph, last: WeightedOp) -> Graph:

@@ -110,7 +110,7 @@ def _samples(
     except DseError as error:
         reason = " ".join(str(error).split())
         return _random(graph), None, f"seeded random values, as the data is not here ({reason})"
-    return found.inputs.numpy(), found.labels.numpy(), ""
+    return found.inputs, found.labels, ""
 
 
 def _random(graph: Graph) -> Array:

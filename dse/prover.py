@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
+import numpy.typing as npt
 
 from dse.candidate import Candidate
 from dse.errors import DseError, TargetError
@@ -66,7 +66,7 @@ class Prover:
         study: str,
         problem: Problem,
         which: str,
-        inputs: torch.Tensor,
+        inputs: npt.ArrayLike,
     ) -> None:
         self.listener, self.storage, self.study = listener, storage, study
         self.problem, self.which, self.inputs = problem, which, inputs

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dse.firmware.emit import Sources
-from dse.graph import execute
+from dse.graph.entry import input_bytes
 from dse.graph.ir import Graph
 
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -81,5 +81,5 @@ class Host:
 
 def entries(graph: Graph, inputs: torch.Tensor) -> Array:
     """Float inputs (N, C, H, W) as the numbers that the graph's C takes: (N, elements)."""
-    values: Array = execute.input_bytes(graph, inputs).view(graph.tensors[graph.input].dtype)
+    values: Array = input_bytes(graph, inputs).view(graph.tensors[graph.input].dtype)
     return values

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dse.graph import execute
+from dse.graph.entry import input_bytes
 from dse.graph.ir import FullyConnected, Graph, Mul, Op
 from dse.graph.numerics import Rounding, output_limits, quantize_multiplier, requantize
 
@@ -18,7 +19,7 @@ Array = np.ndarray[Any, Any]
 def quantized_inputs(graph: Graph, inputs: torch.Tensor) -> Array:
     """Inputs (N, C, H, W) as the bytes or floats of the graph's input, (N, H, W, C)."""
     tensor = graph.tensors[graph.input]
-    rows = execute.input_bytes(graph, inputs).view(tensor.dtype)
+    rows = input_bytes(graph, inputs).view(tensor.dtype)
     array: Array = rows.reshape(len(rows), *tensor.shape)
     return array
 

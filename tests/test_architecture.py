@@ -17,7 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("units", "trial"),
     ("filter",),
     ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.blocks"),
-    ("graph.channels", "graph.factor"),
+    ("graph.channels", "graph.factor", "graph.entry"),
     ("graph.interpolation", "graph.softmax"),
     (
         "graph.archive",
@@ -146,6 +146,7 @@ def test_imports_run_downwards(module: str, path: Path) -> None:
         "choose",
         "explorer",
         "workers",
+        "proof",
         "browse.server",
     ],
 )

@@ -26,6 +26,7 @@ from dse.firmware.cpu import CPUS
 from dse.firmware.emit import Sources, emit
 from dse.firmware.emulate import Bytes, emulate, qemu_version
 from dse.graph import execute
+from dse.graph.entry import input_bytes
 from dse.graph.ir import Activation, Conv2D, DType, FullyConnected, Graph, Op, Tensor, Weight
 from dse.graph.numerics import ROUNDINGS, Rounding
 from dse.graph.quantize import quantize
@@ -162,7 +163,7 @@ def on_m55(
     with TemporaryDirectory() as folder:
         made = emit(graph, "net", MVE, rounding)
         image = build(made, M55, compiler, optimize, Path(folder))
-        result = emulate(image, execute.input_bytes(graph, inputs))
+        result = emulate(image, input_bytes(graph, inputs))
     np.testing.assert_array_equal(result.outputs, answer(graph, inputs, rounding))
 
 
@@ -177,7 +178,7 @@ def test_the_plain_form_gives_every_byte(batch: list[tuple[Layer, DType]]) -> No
         host = Host.load(compiled(Path(folder), made))
         for index, (graph, one) in enumerate(zip(graphs, made, strict=True)):
             inputs = inputs_of(graph)
-            entries = execute.input_bytes(graph, inputs).view(graph.tensors["in"].dtype)
+            entries = input_bytes(graph, inputs).view(graph.tensors["in"].dtype)
             found = np.ascontiguousarray(host.run(one, entries)).view(np.int8)
             np.testing.assert_array_equal(found, answer(graph, inputs, ROUNDINGS[index % 2]))
 
@@ -267,7 +268,7 @@ def test_the_vector_kernels_compile_clean(compiler: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("compiler", BOTH)
 def test_vectors_take_few_instructions(compiler: str, tmp_path: Path) -> None:
     graph = graph_of(Layer(1, "pointwise", (6, 6), 64, 32), "int8")
-    entries = execute.input_bytes(graph, inputs_of(graph, 1))
+    entries = input_bytes(graph, inputs_of(graph, 1))
     counted = {
         backend: emulate(
             build(emit(graph, "net", backend), M55, compiler, folder=tmp_path / backend), entries
@@ -357,7 +358,7 @@ def test_flash_and_ram_are_those_of_the_linked_image(
     modelled = cost(graph, Target(board, find_backend(MVE), board.max_clock_hz))
     assert modelled.value("flash") == pytest.approx(image.flash_bytes, rel=0.02)
     assert modelled.ram_parts["arena"] == image.ram_bytes
-    run = emulate(image, execute.input_bytes(graph, inputs)[:1])
+    run = emulate(image, input_bytes(graph, inputs)[:1])
     assert modelled.value("ram") == pytest.approx(image.ram_bytes + run.stack_bytes, rel=0.04)
 
 

@@ -15,6 +15,7 @@ from dse.firmware.cpu import CPUS
 from dse.firmware.emit import emit
 from dse.firmware.emulate import Emulation, emulate, qemu_version
 from dse.graph import execute
+from dse.graph.entry import input_bytes
 from dse.graph.ir import DType, Graph
 from dse.graph.numerics import Rounding
 from dse.graph.quantize import quantize
@@ -49,7 +50,7 @@ class Ready:
 
     @property
     def entries(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
-        return execute.input_bytes(self.graph, self.inputs)
+        return input_bytes(self.graph, self.inputs)
 
 
 def ready(recipe: Recipe, bits: int, activations: DType = "int8") -> Ready:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dse.compress import Importance, prune_channels
 from dse.graph import archive, execute
 from dse.graph.channels import channel_groups, narrow, with_encodings
+from dse.graph.entry import input_bytes
 from dse.graph.ir import DType, Graph, Lookup, Tensor, without_values
 from dse.graph.numerics import (
     FUNCTIONS,
@@ -98,7 +99,7 @@ def test_inputs_inside_the_range_are_off_by_at_most_half_a_step(
     if activations == "int16":
         assert all(tensor.zero_point == 0 for tensor in graph.tensors.values())
     share = data.draw(st.floats(0, 1))
-    numbers = execute.input_bytes(graph, inputs * share).view(activations).astype(np.float64)
+    numbers = input_bytes(graph, inputs * share).view(activations).astype(np.float64)
     exact = (inputs * share).movedim(1, -1).reshape(len(inputs), -1).double().numpy()
     error = np.abs((numbers - tensor.zero_point) * tensor.scale - exact)
     assert error.max() <= 0.500001 * tensor.scale

@@ -17,12 +17,11 @@ from string import Template
 from typing import Any
 
 import numpy as np
-import torch
 
 from dse.errors import DseError
 from dse.firmware.emit import BACKENDS, BOARD, Sources
 from dse.graph.archive import from_bytes
-from dse.graph.execute import input_bytes, run
+from dse.graph.entry import input_bytes
 from dse.graph.ir import Array, Graph, Tensor
 from dse.graph.numerics import INTEGER_LIMITS, Rounding
 from dse.graph.plan import MemoryPlan
@@ -69,10 +68,14 @@ class Vectors:
         """Quantize float inputs (N, C, H, W), (N, C, L) or (N, F) and run the graph on them."""
         if len(inputs) < 1:
             raise DseError("a bundle needs at least one test vector; found none")
+        import torch  # slow to load, and only needed when a bundle is written
+
+        from dse.graph.execute import run
+
         tensor = graph.tensors[graph.input]
         batch = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
         outputs = run(graph, batch, rounding).numpy()
-        values = input_bytes(graph, batch).view(tensor.dtype)
+        values = input_bytes(graph, inputs).view(tensor.dtype)
         known = np.full(len(inputs), -1) if labels is None else np.asarray(labels)
         tolerance = 0.0
         if not graph.integer:

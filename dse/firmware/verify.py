@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from dse.firmware.build import Image, build, compilers
 from dse.firmware.emit import emit
 from dse.firmware.emulate import Emulation, emulate, flash_of
-from dse.graph import execute
-from dse.graph.ir import Graph
+from dse.graph.entry import input_bytes
+from dse.graph.ir import Array, Graph
 from dse.graph.numerics import Rounding
 from dse.targets import Cost, Target, cost
 from dse.targets.native_tables import COMPILER
@@ -95,7 +96,7 @@ def verify(
     graph: Graph,
     target: Target,
     rounding: Rounding,
-    inputs: torch.Tensor,
+    inputs: npt.ArrayLike,
     compiler: str | None = None,
     optimize: str = "-O2",
 ) -> Verification:
@@ -105,9 +106,25 @@ def verify(
     Raises TargetError when the backend has no C of ours, a compiler or emulator is missing, or the
     image does not fit the board.
     """
-    board, limits = target.board, target.limits()
     if compiler is None and COMPILER in compilers():
         compiler = COMPILER
+    with ThreadPoolExecutor(1) as other:
+        # Compiler and emulator are processes: what is expected is found meanwhile.
+        running = other.submit(_emulated, graph, target, rounding, inputs, compiler, optimize)
+        expected = _expected(graph, inputs, rounding)
+        image, run = running.result()
+    return _compared(graph, target, image, run, _matching(graph, expected, run))
+
+
+def _emulated(
+    graph: Graph,
+    target: Target,
+    rounding: Rounding,
+    inputs: npt.ArrayLike,
+    compiler: str | None,
+    optimize: str,
+) -> tuple[Image, Emulation]:
+    board, limits = target.board, target.limits()
     sources = emit(graph, "network", target.backend.name, rounding)
     with TemporaryDirectory() as folder:
         image = build(
@@ -119,12 +136,19 @@ def verify(
             flash_limit_bytes=limits.flash_bytes,
             ram_limit_bytes=limits.ram_bytes,
         )
-        run = emulate(image, execute.input_bytes(graph, inputs), flash_of(board))
-    return _compared(graph, target, image, run, _matching(graph, inputs, rounding, run))
+        return image, emulate(image, input_bytes(graph, inputs), flash_of(board))
 
 
-def _matching(graph: Graph, inputs: torch.Tensor, rounding: Rounding, run: Emulation) -> int:
-    expected = execute.run(graph, inputs, rounding).numpy()
+def _expected(graph: Graph, inputs: npt.ArrayLike, rounding: Rounding) -> Array:
+    import torch  # takes seconds to load, which the compiler and the emulator need, too
+
+    from dse.graph import execute
+
+    rows = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
+    return execute.run(graph, rows, rounding).numpy()
+
+
+def _matching(graph: Graph, expected: Array, run: Emulation) -> int:
     found = run.outputs.view(graph.tensors[graph.output].dtype)
     if graph.integer:
         return int((found == expected).all(axis=1).sum())

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from dse.errors import GraphError
 from dse.graph import interpolation, softmax
+from dse.graph.entry import entry_shape
 from dse.graph.ir import (
     Add,
     Concat,
@@ -137,31 +138,13 @@ def quantize_input(tensor: Tensor, values: torch.Tensor) -> torch.Tensor:
     return scaled.clamp(*INTEGER_LIMITS[tensor.dtype]).float()
 
 
-def input_bytes(graph: Graph, inputs: torch.Tensor) -> npt.NDArray[np.int8]:
-    """Float inputs (N, C, H, W), (N, C, L) or (N, F) as they lie in the arena: (N, bytes).
-
-    Quantized where the graph is, rows of pixels of channels, in the type of the input tensor:
-    `.view(tensor.dtype)` gives its values back.
-    """
-    tensor = graph.tensors[graph.input]
-    entry = _entry(graph, inputs)
-    entry = quantize_input(tensor, entry) if graph.integer else entry
-    values = entry.permute(0, 2, 3, 1) if entry.dim() == 4 else entry
-    rows = values.reshape(len(values), -1).numpy()
-    return np.ascontiguousarray(rows, dtype=tensor.dtype).view(np.int8)
-
-
 def _batch_size(graph: Graph) -> int:
     largest = max(tensor.elements for tensor in graph.tensors.values())
     return max(1, min(1024, _BATCH_BYTES // (8 * largest)))
 
 
 def _entry(graph: Graph, inputs: torch.Tensor) -> torch.Tensor:
-    shape = graph.tensors[graph.input].shape
-    wanted = (shape[2], *shape[:2]) if len(shape) == 3 else shape
-    if inputs[0].numel() != graph.tensors[graph.input].elements:
-        raise GraphError(f"inputs of shape {tuple(inputs.shape[1:])}; the graph takes {wanted}")
-    return inputs.reshape(-1, *wanted)
+    return inputs.reshape(-1, *entry_shape(graph, tuple(inputs.shape[1:])))
 
 
 def _run_batch(graph: Graph, inputs: torch.Tensor, rounding: Rounding) -> torch.Tensor:
