@@ -343,7 +343,7 @@ def verify(
     study: StudyArgument = None,
     storage: StorageOption = None,
     target: Annotated[
-        str | None, typer.Option(help="Instead of the trial's own: BOARD/BACKEND[/CLOCK].")
+        str | None, typer.Option(help="Instead of the trial's own: BOARD/BACKEND, or with /CLOCK.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Test inputs to run.")] = 20,
     compiler: Annotated[

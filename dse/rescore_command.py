@@ -17,7 +17,9 @@ def rescore(
     storage: StorageOption = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="BOARD/BACKEND[/CLOCK]; may be given again. Default: each trial's own."),
+        typer.Option(
+            help="BOARD/BACKEND, or with /CLOCK; may be given again. Default: each trial's own."
+        ),
     ] = None,
     boards: BoardsOption = None,
     label: Annotated[
