@@ -117,7 +117,9 @@ def report(study: Path, plain: Curve, ours: Curve, seconds: float, command: str)
             f"# `{study.name}` for {seconds / 60:g} minutes, beside plain Optuna",
             "",
             f"Made by `{command}`: both ways at the same time, one thread each, nothing cached; "
-            "time includes loading data and training the baseline. Hypervolume in the study's box.",
+            "time includes loading data and training the baseline. Hypervolume in the study's box. "
+            f"{os.getloadavg()[2]:.0f} processes wanted the machine's {os.cpu_count()} processors "
+            "(mean of the last 15 minutes).",
             "",
             f"The plain way (TPE, {plain.trainings} trainings) ends with {goal:.4f}. {said} dse "
             f"trained {ours.trainings} networks and ends with {ours.at(seconds):.4f}.",
