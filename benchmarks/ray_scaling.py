@@ -1,10 +1,10 @@
 """How a study scales on Ray: trials that sleep, on a Ray of this machine, stored in SQLite.
 
-Every trial sleeps instead of training, so what is lost against linear is the explorer's, Ray's and
+Writes reports/ray_scaling.md. Every trial sleeps instead of training, so what is lost against linear is the explorer's, Ray's and
 the database's. Slots are logical cores; a machine of two can have sixteen of them asleep.
 
-    python benchmarks/ray_scaling.py                            # 1, 4 and 8 slots
-    python benchmarks/ray_scaling.py --slots 1 4 16 --trials-per-slot 10 --sleep 1
+    python benchmarks/ray_scaling.py                            # 1, 4 and 16 slots
+    python benchmarks/ray_scaling.py --slots 1 4 8 --trials-per-slot 10 --sleep 1
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ from dse.study import parse_study
 from dse.trial import Metric, Trial
 from dse.workloads import WORKLOADS
 
+REPORT = Path(__file__).parents[1] / "reports" / "ray_scaling.md"
+HEAD = """# How a study scales on Ray
+
+Made by `python benchmarks/ray_scaling.py`: trials that sleep, on a Ray cluster of one machine.
+"""
 STUDY = """
 name: scaling
 workload: digits
@@ -112,23 +117,29 @@ def throughput(slots: int, trials: int, sleep_s: float, folder: Path) -> float:
         Explorer(storage, record, asked, executor, clock).run(trials)
     executor.close()
     cluster.shutdown()
-    warm = clock.stored[2 * slots :]  # the first rounds start processes and wait for the baseline
+    # The first rounds start processes and wait for the baseline. Trials end in rounds: what is
+    # counted begins and ends with one.
+    warm = clock.stored[2 * slots - 1 :]
     return (len(warm) - 1) / (warm[-1] - warm[0])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 8])
-    parser.add_argument("--trials-per-slot", type=int, default=12)
-    parser.add_argument("--sleep", type=float, default=1.0, help="seconds a trial")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--trials-per-slot", type=int, default=5)
+    parser.add_argument("--sleep", type=float, default=10.0, help="seconds a trial")
     options = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    print(f"{'slots':>6} {'trials/s':>9} {'of linear':>10}")
+    lines = [f"| slots | trials/s | of linear (a trial sleeps {options.sleep:g} s) |"]
+    lines.append("| ---: | ---: | ---: |")
     for slots in options.slots:
         with tempfile.TemporaryDirectory() as folder:
             trials = slots * options.trials_per_slot
             found = throughput(slots, trials, options.sleep, Path(folder))
-        print(f"{slots:>6} {found:>9.2f} {100 * found * options.sleep / slots:>8.0f} %")
+        linear = 100 * found * options.sleep / slots
+        lines.append(f"| {slots} | {found:.2f} | {linear:.0f} % |")
+        print(lines[-1], flush=True)
+    REPORT.write_text("\n".join([HEAD, *lines, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -149,16 +149,10 @@ def scaling(counts: Sequence[int], each: int, sleep_s: float) -> list[tuple[int,
     return found
 
 
-def report(
-    given: argparse.Namespace, rates: list[tuple[str, Run]], scaled: list[tuple[int, Run]]
-) -> str:
-    """The page."""
+def rates_section(given: argparse.Namespace, rates: list[tuple[str, Run]]) -> str:
+    """The table of throughput."""
     plain = next((run.rate for label, run in rates if label.startswith("Optuna")), float("nan"))
     lines = [
-        "# Many workers on one database",
-        "",
-        f"Made by `python benchmarks/workers.py {' '.join(sys.argv[1:])}`".rstrip(" `") + "`.",
-        "",
         f"## {given.trials:,} trials that cost nothing, {given.processes} processes",
         "",
         "| | trials/s | ratio to Optuna alone | processes that ended with an error |",
@@ -168,18 +162,38 @@ def report(
         f"| {label} | {run.rate:.1f} | {run.rate / plain:.2f} | {run.errors} |"
         for label, run in rates
     ]
-    lines += [
-        "",
+    return "\n".join(lines) + "\n"
+
+
+def scaling_section(given: argparse.Namespace, scaled: list[tuple[int, Run]]) -> str:
+    """The table of how throughput grows."""
+    lines = [
         f"## Trials that sleep {given.sleep:g} s, on PostgreSQL",
         "",
         "| workers | trials/s | of linear | processes that ended with an error |",
         "| ---: | ---: | ---: | ---: |",
     ]
-    first = scaled[0][1].rate / scaled[0][0] if scaled else float("nan")
+    first = scaled[0][1].rate / scaled[0][0]
     for workers, run in scaled:
         linear = 100 * run.rate / (workers * first)
         lines.append(f"| {workers} | {run.rate:.3f} | {linear:.0f} % | {run.errors} |")
     return "\n".join(lines) + "\n"
+
+
+HEAD = f"""# Many workers on one database
+
+Made by `python benchmarks/workers.py`; with `--workers` alone or `--trials 0` one of the two tables
+is made anew and the other one stays. Measured on {os.cpu_count()} cores that other work shared:
+read ratios within a table, not rates. What ends processes of Optuna is "database is locked".
+"""
+
+
+def report(path: Path, rates: str, scaled: str) -> str:
+    """The page: new sections, and of those not made now what the old page has."""
+    old = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
+    kept = {("sleep" in part.split("\n")[0]): f"## {part.strip()}\n" for part in old}
+    parts = [HEAD, rates or kept.get(False, ""), scaled or kept.get(True, "")]
+    return "\n".join(part for part in parts if part)
 
 
 def main() -> None:
@@ -193,7 +207,12 @@ def main() -> None:
     given = parser.parse_args()
     scaled = scaling(given.workers, given.each, given.sleep)
     rates = throughput(given.trials, given.processes) if given.trials else []
-    given.out.write_text(report(given, rates, scaled), encoding="utf-8")
+    text = report(
+        given.out,
+        rates_section(given, rates) if rates else "",
+        scaling_section(given, scaled) if scaled else "",
+    )
+    given.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
