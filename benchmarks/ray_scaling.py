@@ -1,7 +1,8 @@
 """How a study scales on Ray: trials that sleep, on a Ray of this machine, stored in SQLite.
 
-Writes reports/ray_scaling.md. Every trial sleeps instead of training, so what is lost against linear is the explorer's, Ray's and
-the database's. Slots are logical cores; a machine of two can have sixteen of them asleep.
+Writes reports/ray_scaling.md. Every trial sleeps instead of training, so what is lost against
+linear is the explorer's, Ray's and the database's. Slots are logical cores; a machine of two can
+have sixteen of them asleep.
 
     python benchmarks/ray_scaling.py                            # 1, 4 and 16 slots
     python benchmarks/ray_scaling.py --slots 1 4 8 --trials-per-slot 10 --sleep 1
