@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dse.graph.code_book import VECTORS, shrinks, write_rows
 from dse.graph.ir import (
     Add,
     Concat,
@@ -41,6 +42,7 @@ INPUT_SCALE, OUTPUT_SCALE, OUTPUT_SPREAD = 0.05, 0.05, 40.0
 # Requantization factors of usual layers: int16 has a quicker kernel below a quarter.
 LARGEST_FACTOR, LARGEST_FACTOR_INT16 = 0.45, 0.2
 MACS = (1_000, 9_000)
+ENTRIES = (4, 16, 64, 256)
 
 
 @dataclass
@@ -94,12 +96,27 @@ class Layers:
         kept = max(1, round(size * density))
         if kept < size:
             values.reshape(-1)[self.random.permutation(size)[kept:]] = 0
-        depth = size // shape[0]
-        spread = 74 * float(values.std()) * math.sqrt(depth * 1.0) + 1e-9
-        largest = LARGEST_FACTOR_INT16 if self.dtype == "int16" else LARGEST_FACTOR
-        real = min(largest, OUTPUT_SPREAD / spread)
-        scales = None if bits == 32 else real * self.random.uniform(0.7, 1.0, shape[0])
+        scales = None if bits == 32 else self.scales(values)
         return Weight(shape, bits, kept, values, scales)
+
+    def shared(self, shape: tuple[int, ...]) -> Weight | None:
+        """Random weights of a code book; None where there is no smaller one for so few."""
+        sizes = [(entries, vector) for entries in ENTRIES for vector in VECTORS]
+        small = [book for book in sizes if shrinks(shape, *book)]
+        if not small:
+            return None
+        entries, vector = self.pick(*small)
+        table = self.magnitudes(127, (entries, vector)) * self.random.choice((-1, 1), vector)
+        depth = math.prod(shape[1:])
+        indices = self.random.integers(0, entries, (shape[0], -(-depth // vector)))
+        values = write_rows(table, indices, depth).reshape(shape)
+        return Weight(shape, 8, -1, values, self.scales(values), entries, vector)
+
+    def scales(self, values: Any) -> Any:
+        """One an output channel (axis 0), so that outputs stay within int8."""
+        spread = 74 * float(values.std()) * math.sqrt(values.size / len(values)) + 1e-9
+        largest = LARGEST_FACTOR_INT16 if self.dtype == "int16" else LARGEST_FACTOR
+        return min(largest, OUTPUT_SPREAD / spread) * self.random.uniform(0.7, 1.0, len(values))
 
     def magnitudes(self, limit: int, shape: tuple[int, ...]) -> Any:
         """Of integer weights; with int16 activations small ones, as their sums may need 64 bits."""
@@ -114,6 +131,9 @@ class Layers:
         if bits == 32:
             return self.random.normal(0, 0.1, channels).astype(np.float32)
         return self.random.integers(-500, 500, channels)
+
+
+Maker = Callable[["Layers"], None]
 
 
 def _fit(layers: Layers, cost: int) -> bool:
@@ -187,6 +207,23 @@ def _connect(layers: Layers, bits: int, inputs: int, outputs: int, density: floa
     bias = layers.bias(outputs, bits)
     activation = layers.pick("none", "relu")
     layers.ops.append(FullyConnected(name, (source,), target, weight, bias, activation))
+
+
+def through_book(layers: Layers, draw: Maker) -> None:
+    """The layer that `draw` draws, its weights from a code book of any size that makes it
+    smaller."""
+    while True:
+        before = len(layers.ops)
+        draw(layers)
+        op = layers.ops[-1]
+        assert isinstance(op, Conv2D | FullyConnected)
+        weight = layers.shared(op.weight.shape)
+        if weight is not None:
+            layers.ops[-1] = replace(op, weight=weight)
+            return
+        for dropped in layers.ops[before:]:
+            del layers.tensors[dropped.output]
+        del layers.ops[before:]
 
 
 def pool(layers: Layers, mode: Any) -> None:
@@ -265,9 +302,6 @@ def softmax(layers: Layers) -> None:
     layers.ops.append(Softmax(name, (source,), target))
 
 
-Maker = Callable[[Layers], None]
-
-
 def _weighted(bits: int) -> Mapping[str, Maker]:
     found: dict[str, Maker] = {
         f"conv{bits}": lambda layers: conv(layers, bits),
@@ -288,6 +322,13 @@ def _weighted(bits: int) -> Mapping[str, Maker]:
     }
 
 
+def _books() -> Mapping[str, Maker]:
+    """Layers whose weights are read through a code book; last, as all draws follow each other."""
+    dense = _weighted(8)
+    names = ("conv", "pointwise", "depthwise", "multiple", "connected")
+    return {f"book_{name}": partial(through_book, draw=dense[f"{name}8"]) for name in names}
+
+
 def makers(dtype: DType) -> Mapping[str, Maker]:
     """What to draw, by name, for networks with these activations."""
     widths = (32,) if dtype == "float32" else (8, 4, 2)
@@ -295,6 +336,7 @@ def makers(dtype: DType) -> Mapping[str, Maker]:
     for bits in widths:
         found |= _weighted(bits)
     functions = FUNCTIONS[:1] if dtype == "int8" else FUNCTIONS
+    books = {} if dtype == "float32" else _books()
     return found | {
         "max": lambda layers: pool(layers, "max"),
         "average": lambda layers: pool(layers, "average"),
@@ -304,6 +346,7 @@ def makers(dtype: DType) -> Mapping[str, Maker]:
         "pad": pad,
         "softmax": softmax,
         **{f"lookup_{name}": partial(lookup, function=name) for name in functions},
+        **books,
     }
 
 

@@ -6,7 +6,9 @@ labels alone and with the baseline as a teacher. Schedules: channels removed at 
 and along a ramp with a way back. Patterns: single weights removed, and blocks of them. Calibration:
 what one scale a tensor costs, and what equalization, adaptive rounding and corrected biases bring
 back without training. Low rank: every layer split at a share of its rank (int8), before and after
-fine-tuning, beside its parameters. All beside the float network, as it was trained and fine-tuned
+fine-tuning, beside its parameters. Code books: every layer that is smaller with one, after training
+and learned, beside bytes of weights (and what they would be with Huffman codes for indices, which
+nothing here reads). All beside the float network, as it was trained and fine-tuned
 as long as the others.
 
     python benchmarks/techniques.py
@@ -17,10 +19,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -35,14 +39,16 @@ from dse.compress import (
 from dse.graph import execute
 from dse.graph.blocks import PATTERNS
 from dse.graph.channels import channel_groups
+from dse.graph.code_book import CodeBooks, read_indices, read_table
 from dse.graph.correct import correct_biases, round_adaptively
 from dse.graph.equalize import equalize
 from dse.graph.factor import METHODS as FACTORS
 from dse.graph.factor import factorizable, matrix_shape, saves
-from dse.graph.ir import Graph
+from dse.graph.ir import Graph, WeightedOp
 from dse.graph.quantize import SCALES, quantize
 from dse.graph.ranges import METHODS, find_ranges
 from dse.graph.trace import trace
+from dse.targets import encoded_bytes
 from dse.workloads import Dataset, Recipe, Split, find_workload, float_accuracy, train
 
 CALIBRATION_SAMPLES = 1024
@@ -51,6 +57,8 @@ KEPT = (0.5, 0.25, 0.125)
 TEACHERS = ((0.5, 4.0), (0.9, 4.0))
 DENSITIES = (0.25, 0.1)
 RANKS = (0.5, 0.25, 0.125)
+# (Entries, weights an entry).
+BOOKS = ((16, 1), (8, 1), (256, 2), (4, 1), (256, 4), (16, 2), (16, 4))
 TECHNIQUES = (
     "quantization",
     "distillation",
@@ -58,6 +66,7 @@ TECHNIQUES = (
     "patterns",
     "calibration",
     "low-rank",
+    "code-books",
 )
 
 
@@ -220,6 +229,41 @@ def low_rank(found: Trained, shares: Sequence[float]) -> None:
             print(f"{text}{cells[0]:>8}{cells[1]:>11}", flush=True)
 
 
+def code_books(found: Trained, books: Sequence[tuple[int, int]]) -> None:
+    """One line a size: bytes of weights, accuracy shared after training and learned."""
+    ranges = find_ranges(found.graph, found.calibration)
+    plain = quantize(found.graph, ranges)
+    dense = sum(op.weight.size for op in plain.weighted)
+    print(f"weights in 8 bits: {dense:,} bytes, {found.accuracy(plain)} %")
+    print("entries  weights each    bytes  Huffman     ptq     qat  seconds")
+    for entries, vector in books:
+        chosen = CodeBooks(dict.fromkeys((op.name for op in plain.weighted), entries), vector)
+        start = quantize(found.graph, ranges, books=chosen)
+        began = time.perf_counter()
+        learned = learn_quantization(found.graph, start, found.data.train, found.recipe, found.seed)
+        stored = sum(encoded_bytes(op.weight, (8,), code_books=True) for op in learned.weighted)
+        coded = sum(map(huffman_bytes, learned.weighted))
+        text = f"{entries:>7}{vector:>14}{stored:>9,}{coded:>9,}"
+        cells = f"{found.accuracy(start):>8}{found.accuracy(learned):>8}"
+        print(f"{text}{cells}{time.perf_counter() - began:>9.0f}", flush=True)
+
+
+def huffman_bytes(op: WeightedOp) -> int:
+    """Bytes of a layer with a Huffman code for each index (or dense weight), and of the table."""
+    symbols, weight = op.weight.values, op.weight
+    assert symbols is not None
+    if weight.entries:
+        symbols = read_indices(symbols, read_table(symbols, weight.vector))
+    heap = np.unique(symbols, return_counts=True)[1].tolist()
+    heapq.heapify(heap)
+    bits = 0 if len(heap) > 1 else symbols.size
+    while len(heap) > 1:
+        merged = heapq.heappop(heap) + heapq.heappop(heap)
+        bits += merged  # one bit more for every symbol below
+        heapq.heappush(heap, merged)
+    return -(-bits // 8) + weight.entries * weight.vector
+
+
 def recipe_changes(given: Sequence[str]) -> dict[str, float | int]:
     """`key=value` pairs as numbers."""
     pairs = (item.split("=", 1) for item in given)
@@ -254,6 +298,8 @@ def main() -> None:
         calibration(found, options.bits)
     if "low-rank" in options.techniques:
         low_rank(found, options.ranks)
+    if "code-books" in options.techniques:
+        code_books(found, BOOKS)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+from dse.graph.code_book import CodeBooks
 from dse.graph.factor import spread
 from dse.units import parse_quantity
 
@@ -22,6 +23,8 @@ _LATER = (
     "pattern",
     "ramp",
     "calibration",
+    "code_books",
+    "vector",
 )
 # How weights are quantized where nothing else is said; a candidate names what differs.
 CALIBRATION: Mapping[str, str] = {
@@ -43,7 +46,8 @@ class Candidate:
     how activations were calibrated where it was not by min-max, `calibration` what of CALIBRATION
     is otherwise, `distillation` the weight and the temperature of a teacher's loss, `pattern` the
     blocks in which weights go where they are no single elements, `ramp` the fields of a Ramp where
-    it is not the usual one; `target` is 'board/backend/clock'.
+    it is not the usual one; `code_books` are the entries of those layers whose weights are shared,
+    `vector` the weights an entry (0 where no layer shares); `target` is 'board/backend/clock'.
     """
 
     target: str
@@ -61,6 +65,8 @@ class Candidate:
     pattern: str = ""
     ramp: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, str] = field(default_factory=dict)
+    code_books: Mapping[str, int] = field(default_factory=dict)
+    vector: int = 0
 
     @cached_property
     def canonical(self) -> str:
@@ -87,6 +93,7 @@ class Candidate:
     def float_key(self) -> str:
         """Hash of what decides the float network, from which quantization starts."""
         skipped = {"target", "bits", "precision", "method", "ranges", "calibration"}
+        skipped |= {"code_books", "vector"}
         if not self.compressed:  # the baseline has no teacher
             skipped.add("distillation")
         content = {name: v for name, v in self.to_json().items() if name not in skipped}
@@ -106,6 +113,10 @@ class Candidate:
     def layer_kept(self) -> Mapping[str, float]:
         """Kept shares by layer of the network that ships."""
         return spread(self.kept, self.ranks)
+
+    def books(self, seed: int = 0) -> CodeBooks:
+        """The code books of the network that ships; `seed` draws what they start from."""
+        return CodeBooks(spread(self.code_books, self.ranks), self.vector or 1, seed)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the target taken apart."""

@@ -117,7 +117,8 @@ def run(
     """Start a study and explore until it has its trials."""
     from dse.launch import DEFAULT_STORAGE, prepare, preview, record_of
     from dse.storage import Storage
-    from dse.study import override_study, read_study
+    from dse.study import read_study
+    from dse.study_yaml import override_study
     from dse.terminal import Crew, explore_on_terminal, print_preview, tell_ending
 
     timeout_s, limits = seconds_of(timeout), limits_of(memory, trial_timeout)

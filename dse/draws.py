@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Container, Mapping
 from typing import Any
@@ -77,8 +78,10 @@ def _on(space: Space, params: Mapping[str, Any], target: str) -> Params:
 
 def _at(knob: Knob, level: float, source: random.Random) -> Value:
     """A knob's value near a level from 0 (costly) to 1 (cheap); any where none is cheaper."""
-    if knob.kind not in ("prune", "low_rank", "sparsity", "bits"):
+    if knob.kind not in ("prune", "low_rank", "sparsity", "code_book", "bits"):
         return source.choice(knob.choices)
-    cheap_last = sorted(knob.choices, key=float, reverse=knob.kind == "bits")
+    # No code book is the largest of all.
+    size = (lambda n: float(n) or math.inf) if knob.kind == "code_book" else float
+    cheap_last = sorted(knob.choices, key=size, reverse=knob.kind in ("code_book", "bits"))
     place = min(max(source.gauss(level, JITTER), 0.0), 1.0)
     return cheap_last[min(int(place * len(cheap_last)), len(cheap_last) - 1)]

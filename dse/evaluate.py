@@ -129,6 +129,7 @@ class Evaluator:
             candidate.precision,
             candidate.pattern or ELEMENT,
             chosen["scales"],
+            candidate.books(self.seed),
         )
         if chosen["rounding"] == "adaptive":
             found = round_adaptively(equal, found, self._calibration)

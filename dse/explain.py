@@ -43,7 +43,8 @@ def trial_facts(record: StudyRecord, trial: Trial, form: Format) -> None:
 
 
 def applied(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a layer: channels and rank left, share of its weights, bits; None where untouched.
+    """One row a layer: what is left of channels, rank and weights, code book, bits; None where
+    untouched.
 
     Tied layers have the channels of the first of them.
     """
@@ -51,11 +52,18 @@ def applied(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
         "channels": candidate.get("widths") or {},
         "rank": candidate.get("ranks") or {},
         "weights_kept": candidate.get("kept") or {},
+        "code_book": _books(candidate),
         "weight_bits": candidate.get("bits") or {},
     }
     names = dict.fromkeys(name for values in reversed(columns.values()) for name in values)
     used = {key: values for key, values in columns.items() if values}
     return [{"layer": n} | {key: values.get(n) for key, values in used.items()} for n in names]
+
+
+def _books(candidate: Mapping[str, Any]) -> dict[str, str]:
+    """Entries by weights an entry, of layers that share weights."""
+    books = candidate.get("code_books") or {}
+    return {name: f"{entries} x {candidate['vector']}" for name, entries in books.items()}
 
 
 def _proven_rows(proof: Proof) -> list[dict[str, Any]]:

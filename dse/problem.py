@@ -311,6 +311,11 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
         )
         if sparsity.pattern != ["element"]:
             knobs += _choice("pattern", sparsity.pattern)
+    if section.code_books is not None:
+        books = section.code_books
+        knobs += layer_knobs("code_book", books.granularity, books.entries, weighted, books.skip)
+        if books.vector != [1]:
+            knobs += _choice("vector", books.vector)
     bits = section.quantization
     if bits.weight_bits != [8]:
         knobs += layer_knobs("bits", bits.granularity, bits.weight_bits, weighted, bits.skip)

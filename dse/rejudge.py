@@ -16,7 +16,8 @@ from dse.front import Front, front_of
 from dse.problem import Problem
 from dse.rows import FrontChange, StudyRecord
 from dse.storage import Storage
-from dse.study import override_study, parse_study
+from dse.study import parse_study
+from dse.study_yaml import override_study
 from dse.trial import COST_METRICS, METRICS, NEVER_MEASURED, MetricName, State, Trial
 
 

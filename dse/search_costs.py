@@ -111,6 +111,12 @@ def _coarse(space: Space, candidate: Candidate) -> list[float]:
     return [2.0 ** -candidate.bits.get(layer, 32) for layer in space.layers]
 
 
+def _shared(space: Space, candidate: Candidate) -> list[float]:
+    """The error of a code book as that of so many bits a weight would be; 0 without one."""
+    books, vector = candidate.code_books, max(1, candidate.vector)
+    return [books[layer] ** (-1 / vector) if layer in books else 0.0 for layer in space.layers]
+
+
 def _ranks(space: Space, candidate: Candidate) -> list[float]:
     return [_rank_share(candidate, space, layer) for layer in space.layers]
 
@@ -129,6 +135,7 @@ BY_LAYER: Mapping[KnobKind, Callable[[Space, Candidate], list[float]]] = {
     "prune": _kept,
     "low_rank": _ranks,
     "sparsity": _dense,
+    "code_book": _shared,
     "bits": _coarse,
 }
 

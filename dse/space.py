@@ -15,7 +15,15 @@ from dse.candidate import CALIBRATION, Candidate, digest
 from dse.errors import StudyError, nearest
 from dse.graph.blocks import ELEMENT
 from dse.graph.channels import channel_groups, narrow, with_encodings
-from dse.graph.factor import differs, factorizable, factorize_shapes, matrix_shape, saves
+from dse.graph.code_book import shrinks
+from dse.graph.factor import (
+    differs,
+    factorizable,
+    factorize_shapes,
+    matrix_shape,
+    saves,
+    spread,
+)
 from dse.graph.ir import Graph
 
 if TYPE_CHECKING:
@@ -27,6 +35,8 @@ KnobKind: TypeAlias = Literal[
     "factors",
     "sparsity",
     "pattern",
+    "code_book",
+    "vector",
     "start",
     "end",
     "updates",
@@ -159,6 +169,7 @@ class Space:
             "schedule": "one-shot",
             **USUAL_RAMP,
             "pattern": ELEMENT,
+            "vector": 1,
             "factors": "channel",
             "precision": "int8",
             "method": "ptq",
@@ -172,6 +183,7 @@ class Space:
         kept: dict[str, float] = {}
         ratios: dict[str, float] = {}
         bits = dict.fromkeys(self.layers, 8)
+        entries: dict[str, int] = {}
         for name, value in params.items():
             knob = self._knob[name]
             if knob.kind == "prune":
@@ -181,6 +193,8 @@ class Space:
                 ratios.update(dict.fromkeys(knob.layers, round(float(value), 10)))
             elif knob.kind == "sparsity":
                 kept.update({layer: round(1 - float(value), 10) for layer in knob.layers if value})
+            elif knob.kind == "code_book":
+                entries.update(dict.fromkeys(knob.layers, int(value)))
             elif knob.kind == "bits":
                 bits.update(dict.fromkeys(knob.layers, int(value)))
             else:
@@ -191,6 +205,11 @@ class Space:
         # only where something is trained. What is trained finds its own roundings and biases.
         calibrated = not floating and not learned and picked["ranges"] != "minmax"
         ranks, factors = self._ranks(widths, ratios, picked["factors"])
+        books: dict[str, int] = {}
+        if not floating and any(entries.values()):
+            dense = {layer: n for layer, n in entries.items() if n and layer not in kept}
+            books = self._books(widths, ranks, factors, dense, int(picked["vector"]))
+            bits.update(dict.fromkeys(books, 8))
         taught = picked["distillation"] and (widths or kept or ranks or learned)
         return Candidate(
             target=picked["target"],
@@ -208,6 +227,8 @@ class Space:
             factors=factors,
             pattern=picked["pattern"] if kept and picked["pattern"] != ELEMENT else "",
             ramp=_ramp(picked) if widths or kept else {},
+            code_books=books,
+            vector=int(picked["vector"]) if books else 0,
         )
 
     def _widths(self, knob: Knob, ratio: float) -> dict[str, int]:
@@ -238,6 +259,23 @@ class Space:
                 special |= differs(op, method)
         return found, method if special else ""
 
+    def _books(
+        self,
+        widths: Mapping[str, int],
+        ranks: Mapping[str, int],
+        factors: str,
+        entries: Mapping[str, int],
+        vector: int,
+    ) -> dict[str, int]:
+        """Entries of the layers, narrow and split as they are, that a code book makes smaller."""
+        split = factorize_shapes(self._narrowed(widths), ranks, factors or "channel")
+        shapes = {op.name: op.weight.shape for op in split.weighted}
+        return {
+            layer: n
+            for layer, n in entries.items()
+            if any(shrinks(shapes[part], n, vector) for part in spread({layer: n}, ranks))
+        }
+
     def _narrowed(self, widths: Mapping[str, int]) -> Graph:
         key = tuple(sorted(widths.items()))
         if key not in self._known_narrowed:
@@ -263,6 +301,8 @@ class Space:
                 value = str(getattr(candidate, knob.kind))
             elif knob.kind == "bits" and not candidate.bits:
                 value = max(knob.choices)  # whatever it says, the weights are floats
+            elif knob.kind == "code_book" and not candidate.bits:
+                value = knob.choices[0]
             elif knob.kind in _OPTIONAL and value not in knob.choices:
                 value = knob.choices[0]  # may decide nothing here, which is seen below
             if value not in knob.choices:
@@ -302,7 +342,8 @@ class Space:
             split = factorize_shapes(narrowed, candidate.ranks, candidate.factors or "channel")
             bits, kept = candidate.layer_bits, candidate.layer_kept
             pattern = candidate.pattern or ELEMENT
-            known = with_encodings(split, bits, kept, candidate.precision, pattern)
+            books = candidate.books()
+            known = with_encodings(split, bits, kept, candidate.precision, pattern, books)
             if len(self._known_shapes) >= MAX_KNOWN_SHAPES:
                 self._known_shapes.clear()
             self._known_shapes[candidate.network_key] = known
@@ -314,7 +355,7 @@ class Space:
 
 
 # Kinds of knobs that may decide nothing for a candidate.
-_OPTIONAL = ("method", "ranges", "distillation", "factors", "pattern", *CALIBRATION)
+_OPTIONAL = ("method", "ranges", "distillation", "factors", "pattern", "vector", *CALIBRATION)
 # The Ramp of dse.compress, which is above this floor; a test holds them equal.
 USUAL_RAMP: Mapping[str, Value] = {"start": 0.0, "end": 0.5, "updates": 8}
 _NEUTRAL: Mapping[str, Value] = {
@@ -323,6 +364,8 @@ _NEUTRAL: Mapping[str, Value] = {
     "factors": "channel",
     "sparsity": 0,
     "pattern": ELEMENT,
+    "code_book": 0,
+    "vector": 1,
     "bits": 8,
     "method": "ptq",
     "ranges": "minmax",
@@ -336,6 +379,9 @@ _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "factors": lambda choices: choices,
     "sparsity": lambda choices: [min(choices), max(choices)],
     "pattern": lambda choices: choices,
+    # None is quickest and needs no scratch; the smaller the book, the smaller the layer.
+    "code_book": lambda choices: sorted(choices, key=float)[:2],
+    "vector": lambda choices: choices,
     "start": lambda choices: choices[:1],
     "end": lambda choices: choices[:1],
     "updates": lambda choices: choices[:1],
@@ -357,6 +403,7 @@ _SECTION: Mapping[str, str] = {
     "prune": "pruning",
     "low_rank": "low_rank",
     "sparsity": "sparsity",
+    "code_book": "code_books",
     "bits": "quantization",
 }
 
@@ -396,7 +443,7 @@ def aligned_width(channels: int, ratio: float, alignment: int) -> int:
 
 
 def layer_knobs(
-    kind: Literal["prune", "low_rank", "sparsity", "bits"],
+    kind: Literal["prune", "low_rank", "sparsity", "code_book", "bits"],
     granularity: str,
     choices: Sequence[Value],
     layers: Mapping[str, tuple[int, int]],

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -23,6 +22,7 @@ from pydantic import (
 from dse.candidate import CALIBRATION
 from dse.constraints import Constraint, parse_constraint
 from dse.errors import StudyError, nearest
+from dse.graph.code_book import FEWEST, MOST, VECTORS
 from dse.samplers import SAMPLER_SETTINGS, check_settings
 from dse.study_yaml import parse_yaml, short
 from dse.trial import METRICS, MetricName
@@ -115,6 +115,18 @@ def _part(value: float) -> float:
 def _weight_bits(value: int) -> int:
     if not 2 <= value <= 8:
         raise ValueError(f"holds {value}; allowed: 2 to 8 bits")
+    return value
+
+
+def _entries(value: int) -> int:
+    if value and not FEWEST <= value <= MOST:
+        raise ValueError(f"holds {value}; allowed: 0 (no code book), or {FEWEST} to {MOST}")
+    return value
+
+
+def _vector(value: int) -> int:
+    if value not in VECTORS:
+        raise ValueError(f"holds {value}; allowed: 1, 2 or 4 weights an entry")
     return value
 
 
@@ -235,6 +247,15 @@ class Sparsity(_Section):
     skip: Skip = []
 
 
+class CodeBooksSection(_Section):
+    """Weight sharing: weights become indices of a few sub-vectors that a layer's channels share."""
+
+    granularity: Granularity = "per-layer"
+    entries: Several[Annotated[Whole, AfterValidator(_entries)]]
+    vector: Several[Annotated[Whole, AfterValidator(_vector)]] = [1]
+    skip: Skip = []
+
+
 class Quantization(_Section):
     """Weight widths by layer; activations are int8 or int16 (or all is float32)."""
 
@@ -263,6 +284,7 @@ class SpaceSection(_Section):
     pruning: Pruning | None = None
     low_rank: LowRank | None = None
     sparsity: Sparsity | None = None
+    code_books: CodeBooksSection | None = None
     quantization: Quantization = Quantization()
     distillation: Distillation | None = None
     boards: Names
@@ -444,6 +466,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "ramp": RampSection,
     "low_rank": LowRank,
     "sparsity": Sparsity,
+    "code_books": CodeBooksSection,
     "quantization": Quantization,
     "distillation": Distillation,
     "workload": BringYourOwn,
@@ -467,12 +490,3 @@ def read_study(path: Path) -> str:
         raise StudyError(f"{path}: there is no such file; write one with 'dse init'") from error
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read ({error})") from error
-
-
-def override_study(text: str, source: str, **changes: Any) -> str:
-    """The file's text with what flags replace; unchanged text when there is nothing to replace."""
-    given = {key: value for key, value in changes.items() if value is not None}
-    if not given:
-        return text
-    content = parse_yaml(text, source) | given
-    return yaml.safe_dump(content, sort_keys=False)

@@ -72,3 +72,12 @@ def _differences(path: str, one: Any, other: Any) -> list[str]:
             lines += _differences(inner, one.get(key), other.get(key))
         return lines
     return [f"{path} was {short(one)} and is now {short(other)}"]
+
+
+def override_study(text: str, source: str, **changes: Any) -> str:
+    """The file's text with what flags replace; unchanged text when there is nothing to replace."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    if not given:
+        return text
+    content = parse_yaml(text, source) | given
+    return yaml.safe_dump(content, sort_keys=False)

@@ -152,6 +152,9 @@ def compression_text(trial: Trial) -> str:
     if kept := candidate.get("kept"):
         shares = sorted(set(kept.values()))
         parts.append("weights kept " + "-".join(f"{100 * s:.0f}" for s in shares) + " %")
+    if books := candidate.get("code_books"):
+        sizes = "-".join(str(size) for size in sorted(set(books.values())))
+        parts.append(f"code books {sizes} of {candidate['vector']}")
     if bits := candidate.get("bits"):
         widths_of = sorted(set(bits.values()))
         same = len(widths_of) == 1

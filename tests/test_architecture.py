@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("units", "trial"),
     ("filter",),
-    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.blocks"),
+    ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.blocks", "graph.code_book"),
     ("graph.channels", "graph.factor", "graph.entry"),
     ("graph.interpolation", "graph.softmax"),
     (

@@ -66,6 +66,21 @@ TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
         "sparsity": SPARSITY,
     },
     "weights of few bits": {"quantization": {"granularity": "global", "weight_bits": [8, 4, 2]}},
+    "code books": {"code_books": {"granularity": "global", "entries": [0, 16]}},
+    "code books of sub-vectors, wide activations": {
+        "code_books": {"granularity": "global", "entries": [0, 8], "vector": [1, 2]},
+        "quantization": {"precision": ["int8", "int16"], "biases": ["rounded", "corrected"]},
+    },
+    "trained code books": {
+        "code_books": {"granularity": "global", "entries": [0, 8]},
+        "quantization": {"method": ["ptq", "qat"]},
+    },
+    "code books of narrow layers and factors": {
+        "pruning": {**PRUNING, "ratio": [0, 0.25]},
+        "low_rank": LOW_RANK,
+        "code_books": {"granularity": "global", "entries": [0, 4]},
+        "quantization": {"granularity": "global", "weight_bits": [8, 4]},
+    },
     "wide activations": {"quantization": {"precision": ["int8", "int16"]}},
     "ranges by percentile": {"quantization": {"ranges": ["minmax", "percentile"]}},
     "ranges by error": {"quantization": {"ranges": ["minmax", "mse"]}},

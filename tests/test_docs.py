@@ -60,7 +60,7 @@ def test_whole_examples_are_valid(label: str) -> None:
 @pytest.mark.parametrize("label", [label for label in EXAMPLES if label not in WHOLE])
 def test_examples_of_a_part_are_valid_in_a_study(label: str) -> None:
     content = EXAMPLES[label]
-    sections = {"pruning", "low_rank", "sparsity", "quantization", "distillation"}
+    sections = {"pruning", "low_rank", "sparsity", "code_books", "quantization", "distillation"}
     changes = {f"space.{key}" if key in sections else key: v for key, v in content.items()}
     found = parse_study(study_text(changes), label)
     section = found.space if sections & set(content) else found
@@ -88,6 +88,7 @@ SECTIONS: tuple[type[BaseModel], ...] = (
     study.Pruning,
     study.LowRank,
     study.Sparsity,
+    study.CodeBooksSection,
     study.Quantization,
     study.Distillation,
     study.SamplerSection,

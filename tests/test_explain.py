@@ -20,5 +20,12 @@ def test_every_layer_says_what_was_applied_in_the_order_of_the_network() -> None
     assert all("rank" not in row for row in rows)
 
 
+def test_code_books_are_listed_by_layer() -> None:
+    books = Candidate(TARGET, bits={"conv1": 8, "fc": 4}, code_books={"conv1": 16}, vector=2)
+    rows = applied(books.to_json())
+    assert [row["code_book"] for row in rows] == ["16 x 2", None]
+    assert [row["weight_bits"] for row in rows] == [8, 4]
+
+
 def test_where_nothing_was_applied_there_is_no_row() -> None:
     assert applied(Candidate(TARGET, precision="float32").to_json()) == []

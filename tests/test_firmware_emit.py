@@ -27,6 +27,7 @@ from dse.errors import GraphError, TargetError
 from dse.firmware.emit import Sources, emit, symbol
 from dse.graph import execute
 from dse.graph.channels import kept_count
+from dse.graph.code_book import CodeBooks
 from dse.graph.ir import Conv2D, DType, FullyConnected, Graph, Op, without_values
 from dse.graph.numerics import ROUNDINGS, Rounding
 from dse.graph.quantize import quantize
@@ -68,7 +69,8 @@ def pruned(op: Op, densities: dict[str, float]) -> Op:
 
 
 def compressed(model: nn.Module, inputs: torch.Tensor, seed: int) -> Graph:
-    """Traced, some layers pruned, each at 2 to 8 bits, int8 or int16; sometimes float."""
+    """Traced, some layers pruned, each at 2 to 8 bits or through a code book, int8 or int16;
+    sometimes float."""
     graph, choice = trace(model, tuple(inputs.shape[1:])), random.Random(seed)
     if seed % 8 == 0:
         return graph
@@ -77,7 +79,12 @@ def compressed(model: nn.Module, inputs: torch.Tensor, seed: int) -> Graph:
     graph = replace(graph, ops=tuple(pruned(op, densities) for op in graph.ops))
     bits = {name: choice.choice((2, 3, 4, 5, 8, 8)) for name in names}
     activations: DType = choice.choice(("int8", "int16"))
-    return quantize(graph, execute.observe(graph, inputs), bits, densities, activations)
+    shared = [name for name in names if name not in densities and choice.random() < 0.4]
+    entries = {name: choice.choice((4, 6, 16, 32, 256)) for name in shared}
+    books = CodeBooks(entries, choice.choice((1, 2, 4)), seed)
+    ranges = execute.observe(graph, inputs)
+    chosen = bits | dict.fromkeys(shared, 8)
+    return quantize(graph, ranges, chosen, densities, activations, books=books)
 
 
 def check(graph: Graph, inputs: torch.Tensor, host: Host, made: Sources, rounding: str) -> None:

@@ -18,7 +18,8 @@ EVERYTHING = STUDY.replace(
     "pruning: {ratio: [0, 0.5], criterion: [l1, l2], schedule: [one-shot, agp],\n"
     "    ramp: {start: [0, 0.1], end: [0.5, 0.8], updates: [8, 16]}}\n"
     "  low_rank: {ratio: [0, 0.9], factors: [channel, spatial]}\n"
-    "  sparsity: {ratio: [0, 0.5], pattern: [element, 1x4]}\n"
+    "  sparsity: {ratio: [0, 0.5], pattern: [element, 1x4], skip: ['2']}\n"
+    "  code_books: {entries: [16, 0], vector: [1, 2], skip: ['0', '6']}\n"
     "  distillation: {weight: [0, 0.5], temperature: [2, 4]}",
 ).replace(
     "quantization: {weight_bits: [2, 4, 8]}",
@@ -35,7 +36,7 @@ def numbers(problem: Problem, params: Mapping[str, Any]) -> np.ndarray[Any, Any]
 def test_every_knob_but_the_target_changes_the_features() -> None:
     problem = small_problem(EVERYTHING)
     knobs = problem.space.knobs
-    assert len({knob.kind for knob in knobs}) >= 19
+    assert len({knob.kind for knob in knobs}) >= 21
     params = {knob.name: knob.choices[-1] for knob in knobs}
     here = numbers(problem, params)
     for knob in knobs:

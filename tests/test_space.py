@@ -89,6 +89,12 @@ def spaces(draw: st.DrawFn) -> Space:
         "factors": some(["channel", "spatial"]),
         "skip": draw(st.sampled_from([[], ["fc2", "conv1"]])),
     }
+    code_books = {
+        "granularity": draw(st.sampled_from(GRANULARITIES)),
+        "entries": some([0, 4, 16, 256]),
+        "vector": some([1, 2, 4]),
+        "skip": draw(st.sampled_from([[], ["conv1", "fc1"]])),
+    }
     quantization = {
         "granularity": draw(st.sampled_from(GRANULARITIES)),
         "weight_bits": some([2, 4, 5, 8]),
@@ -105,6 +111,7 @@ def spaces(draw: st.DrawFn) -> Space:
         pruning=draw(st.sampled_from([None, pruning])),
         low_rank=draw(st.sampled_from([None, low_rank])),
         sparsity=draw(st.sampled_from([None, sparsity])),
+        code_books=draw(st.sampled_from([None, code_books])),
         quantization=quantization,
         distillation=draw(st.sampled_from([None, {"weight": [0, 0.5], "temperature": [1, 4]}])),
         alignment=draw(st.sampled_from([None, 1, 4, 6])),

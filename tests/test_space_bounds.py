@@ -23,11 +23,16 @@ def test_the_baselines_have_a_setting_wherever_the_knobs_allow_one(space: Space)
         for baseline in (space.int8_baseline(target), float_baseline(target)):
             params = space.params(baseline)
             wanted: dict[str, Any] = {"prune": 0, "low_rank": 0, "sparsity": 0, "bits": 8}
-            wanted |= {"precision": baseline.precision, "method": "ptq", "ranges": "minmax"}
+            wanted |= {
+                "code_book": 0,
+                "precision": baseline.precision,
+                "method": "ptq",
+                "ranges": "minmax",
+            }
             wanted |= CALIBRATION
             if baseline.precision == "float32":
                 # Whatever these say, the weights are floats.
-                for kind in ("bits", "method", "ranges", *CALIBRATION):
+                for kind in ("code_book", "bits", "method", "ranges", *CALIBRATION):
                     del wanted[kind]
             possible = all(
                 wanted.get(knob.kind, knob.choices[0]) in knob.choices for knob in space.knobs
@@ -56,6 +61,7 @@ def test_no_candidate_costs_less_than_the_lowest(
         pruning={"granularity": granularity, "ratio": [0, 0.25, 0.5, 0.9]},
         low_rank={"granularity": granularity, "ratio": [0, 0.5, 0.9], "factors": factors},
         sparsity={"granularity": granularity, "ratio": [0, 0.5, 0.9]},
+        code_books={"granularity": granularity, "entries": [0, 4, 16, 256], "vector": [1, 4]},
         quantization={"granularity": granularity, "weight_bits": [2, 4, 5, 8]},
         backends=["native", "native-dsp", "cmsis-nn"],
     )

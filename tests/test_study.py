@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from dse.errors import StudyError
 from dse.samplers import SAMPLER_SETTINGS
-from dse.study import StudyFile, override_study, parse_study, read_study
-from dse.study_yaml import difference
+from dse.study import StudyFile, parse_study, read_study
+from dse.study_yaml import difference, override_study
 from dse.trial import METRICS
 from tests.command_line import STUDY, Dse, study_text
 
@@ -59,6 +59,14 @@ STUDIES = st.fixed_dictionaries(
                     optional={
                         "granularity": GRANULARITY,
                         "pattern": some(["element", "1x4", "4x4"]),
+                        "skip": SKIP,
+                    },
+                ),
+                "code_books": st.fixed_dictionaries(
+                    {"entries": some([0, 4, 16, 200, 256])},
+                    optional={
+                        "granularity": GRANULARITY,
+                        "vector": some([1, 2, 4]),
                         "skip": SKIP,
                     },
                 ),

@@ -52,6 +52,8 @@ def _layer(graph: Graph, whole: Graph | None, target: Target, found: Any, part: 
         bits = f"{op.weight.bits} bit" + (
             f", {100 * op.weight.density:.3g} % kept" if op.weight.density < 1 else ""
         )
+        if op.weight.entries:
+            bits += f", {op.weight.entries} x {op.weight.vector} shared"
         layout = target.backend.encoding(op)
         encoding = f"{layout.layout} {layout.container_bits} bit"
     power = target.board.active_power_w(target.clock_hz)

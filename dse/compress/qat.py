@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from dse.graph import execute
+from dse.graph.code_book import read_indices, read_table
 from dse.graph.ir import (
+    Array,
     Concat,
     Conv2D,
     FullyConnected,
@@ -28,7 +30,7 @@ from dse.graph.ir import (
     WeightedOp,
 )
 from dse.graph.numerics import INTEGER_LIMITS
-from dse.graph.quantize import quantize_layer, scale_groups
+from dse.graph.quantize import INT8_MAX, quantize_layer, scale_groups
 from dse.workloads.dataset import Split
 from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
@@ -74,7 +76,7 @@ class FakeQuantized(nn.Module):
         super().__init__()
         self.graph, self.start = graph, start
         self.layers = nn.ModuleDict(
-            {_key(op.name): _Layer(op, _layer(start, op.name)) for op in graph.weighted}
+            {_key(op.name): _layer_of(op, _layer(start, op.name)) for op in graph.weighted}
         )
         # One step a group of tensors that share a scale; what the specification fixes is fixed.
         groups = [names for names, function in scale_groups(graph) if not function]
@@ -121,41 +123,97 @@ class FakeQuantized(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Float weights (O, I, H, W) or (O, I), bias (O,), and their steps: (O,), or (1,) for all."""
+    """Bias (O,) and steps of the weights: (O,), or (1,) for all; subclasses hold the weights."""
 
     def __init__(self, op: WeightedOp, start: WeightedOp) -> None:
         super().__init__()
-        assert op.weight.values is not None
         assert start.weight.scales is not None
-        self.bits, self.kept = start.weight.bits, start.weight.kept
-        values = torch.from_numpy(op.weight.values.astype(np.float32))
-        self.weight = nn.Parameter(values.permute(0, 3, 1, 2) if values.dim() == 4 else values)
-        bias = np.zeros(len(values)) if op.bias is None else np.asarray(op.bias)
+        self.form = replace(start.weight, values=None, scales=None)
+        channels = len(start.weight.scales)
+        bias = np.zeros(channels) if op.bias is None else np.asarray(op.bias)
         self.bias = nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
         # Channels that share a scale go on sharing it.
         shared = bool((start.weight.scales == start.weight.scales[0]).all())
-        self.steps = nn.Parameter(torch.zeros(1 if shared else len(values)))
+        self.steps = nn.Parameter(torch.zeros(1 if shared else channels))
         self.register_buffer("start", torch.from_numpy(start.weight.scales.astype(np.float32)))
-        pruned = self.kept < start.weight.size
-        self.register_buffer("mask", (self.weight != 0).float() if pruned else torch.ones(()))
 
     def scales(self) -> Tensor:
         return self.get_buffer("start") * self.steps.exp()
 
+    def weights(self) -> Tensor:
+        """(O, I, H, W) or (O, I), rounded, with gradients."""
+        raise NotImplementedError
+
+    def values(self, scales: Array) -> Array:
+        """Float weights (O, H, W, I) or (O, I), to be stored in steps of `scales`."""
+        raise NotImplementedError
+
     def rounded(self) -> tuple[Tensor, Tensor]:
-        scales = self.scales().view(-1, *[1] * (self.weight.dim() - 1))
-        limit = 2 ** (self.bits - 1) - 1
-        weight = self.weight * self.get_buffer("mask")
-        return rounded(weight, scales, -limit, limit), self.bias
+        return self.weights(), self.bias
 
     def integer(self, op: WeightedOp, input_scale: float) -> WeightedOp:
-        weight = (self.weight * self.get_buffer("mask")).detach()
-        values = weight.permute(0, 2, 3, 1) if weight.dim() == 4 else weight
         scales = self.scales().detach().double().numpy()
         biased = replace(op, bias=self.bias.detach().double().numpy())
-        return quantize_layer(
-            biased, values.contiguous().numpy(), scales, self.bits, self.kept, input_scale
-        )
+        return quantize_layer(biased, self.values(scales), scales, self.form, input_scale)
+
+
+class _Dense(_Layer):
+    """Weights one by one, those that pruning removed held at zero."""
+
+    def __init__(self, op: WeightedOp, start: WeightedOp) -> None:
+        super().__init__(op, start)
+        assert op.weight.values is not None
+        values = torch.from_numpy(op.weight.values.astype(np.float32))
+        self.weight = nn.Parameter(values.permute(0, 3, 1, 2) if values.dim() == 4 else values)
+        pruned = self.form.kept < self.form.size
+        self.register_buffer("mask", (self.weight != 0).float() if pruned else torch.ones(()))
+
+    def weights(self) -> Tensor:
+        scales = self.scales().view(-1, *[1] * (self.weight.dim() - 1))
+        limit = 2 ** (self.form.bits - 1) - 1
+        return rounded(self.weight * self.get_buffer("mask"), scales, -limit, limit)
+
+    def values(self, scales: Array) -> Array:
+        weight = (self.weight * self.get_buffer("mask")).detach()
+        values = weight.permute(0, 2, 3, 1) if weight.dim() == 4 else weight
+        return values.contiguous().numpy()
+
+
+class _Shared(_Layer):
+    """Weights of a code book: which entry a weight takes is fixed, the entries are learned.
+
+    Entries are held at the size of weights, in the mean of the steps that they start with, since
+    Adam's step is one for all parameters.
+    """
+
+    def __init__(self, op: WeightedOp, start: WeightedOp) -> None:
+        super().__init__(op, start)
+        values = start.weight.values
+        assert values is not None
+        table = read_table(values, start.weight.vector)
+        self.register_buffer("indices", torch.from_numpy(read_indices(values, table)))
+        self.register_buffer("step", self.get_buffer("start").mean())
+        self.entries = nn.Parameter(torch.from_numpy(table).float() * self.get_buffer("step"))
+
+    def weights(self) -> Tensor:
+        step = self.get_buffer("step")
+        integers = self._written(rounded(self.entries, step, -INT8_MAX, INT8_MAX) / step)
+        weight = integers * self.scales().view(-1, *[1] * (integers.dim() - 1))
+        return weight.permute(0, 3, 1, 2) if weight.dim() == 4 else weight
+
+    def _written(self, table: Tensor) -> Tensor:
+        rows = table[self.get_buffer("indices")].flatten(1)
+        return rows[:, : self.form.size // len(rows)].reshape(self.form.shape)
+
+    def values(self, scales: Array) -> Array:
+        step = self.get_buffer("step")
+        table = (self.entries / step).round().clamp(-INT8_MAX, INT8_MAX).detach().double()
+        integers = self._written(table).numpy()
+        return np.asarray(integers * scales.reshape(-1, *[1] * (integers.ndim - 1)))
+
+
+def _layer_of(op: WeightedOp, start: WeightedOp) -> _Layer:
+    return _Shared(op, start) if start.weight.entries else _Dense(op, start)
 
 
 class _Rounding(torch.autograd.Function):

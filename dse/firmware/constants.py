@@ -2,6 +2,7 @@
 
 Dense rows start on a byte, the first weight in the lowest bits. Sparse weights are a bitmap over
 all elements, the kept values one after the other, and the index of each row's first kept value.
+Code books are rows of indices, packed like weights, and the table.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dse.errors import GraphError
+from dse.graph.code_book import read_indices, read_table
 from dse.graph.ir import Array, Tensor, WeightedOp
 from dse.graph.numerics import Rounding, quantize_multiplier, wide_multiplier
 
@@ -110,6 +112,23 @@ def sparse_rows(op: WeightedOp) -> Sparse:
     counts = mask.reshape(rows.shape).sum(axis=1)
     first = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.int64)
     return Sparse(np.packbits(mask, bitorder="little").tobytes(), flat[mask], first)
+
+
+@dataclass(frozen=True)
+class Book:
+    """The table of a code book (entries, vector), zeros where it has more than it needs, and
+    indices (O, n)."""
+
+    table: Array
+    indices: Array
+
+
+def code_book(op: WeightedOp) -> Book:
+    """The book of a layer, as large as declared: flash is known before any value is."""
+    rows, weight = rows_of(op), op.weight
+    used = read_table(rows, weight.vector)
+    spare = np.zeros((weight.entries - len(used), weight.vector), dtype=used.dtype)
+    return Book(np.concatenate((used, spare)), read_indices(rows, used))
 
 
 def biases(op: WeightedOp) -> Array:

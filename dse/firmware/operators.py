@@ -16,7 +16,7 @@ import numpy as np
 from dse.errors import GraphError
 from dse.firmware import constants
 from dse.firmware.choice import Choice, choose, stored
-from dse.firmware.constants import Table, float_table, float_text, table
+from dse.firmware.constants import Table, dense_rows, float_table, float_text, table
 from dse.firmware.library import Kernel, kernel
 from dse.graph import interpolation, softmax
 from dse.graph.ir import (
@@ -49,6 +49,7 @@ from dse.graph.numerics import (
     rescale_multiplier,
 )
 from dse.targets.kernels import KernelLibrary
+from dse.targets.native_kernels import BOOK
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 LARGEST_INT16 = 2**15 - 1
@@ -222,9 +223,12 @@ def _weighted(e: Emission, op: WeightedOp, name: str) -> list[str]:
             record,
             f"{call[0]}({ends}, &shape, {_multiple(op)}, {call[1]}, {', '.join(tables)});",
         ]
-    packed = stored(op, choice, e.dtype)
-    weights = e.keep(table(f"{name}_weights", "uint8_t", packed))
-    _use_layer(e, choice, wide)
+    if choice.file.startswith(BOOK):
+        weights = _book(e, op, name, choice, wide)
+    else:
+        packed = stored(op, choice, e.dtype)
+        weights = e.keep(table(f"{name}_weights", "uint8_t", packed))
+        _use_layer(e, choice, wide)
     if choice.scratch_bytes(op, e.dtype == "int16"):
         ends += f", {_scratch(e, op, choice)}"
     function = f"{choice.function}{e.suffix}{'_wide' if wide else ''}"
@@ -237,9 +241,8 @@ def _scratch(e: Emission, op: WeightedOp, choice: Choice) -> str:
     if choice.file == "mve_conv":
         return e.at(place)
     bytewise = f"arena + {e.offsets[place]}"
-    return (
-        bytewise if choice.file.startswith("dsp_depthwise") else f"(int16_t *)(void *)({bytewise})"
-    )
+    unpacked = choice.file.startswith(("dsp_depthwise", BOOK))
+    return bytewise if unpacked else f"(int16_t *)(void *)({bytewise})"
 
 
 def _use_layer(e: Emission, choice: Choice, wide: bool) -> None:
@@ -248,6 +251,19 @@ def _use_layer(e: Emission, choice: Choice, wide: bool) -> None:
     file = "dsp_vector_a16" if a16 and choice.file == "dsp_vector" else choice.file
     value = "int16_t" if a16 else choice.value
     e.use(file, wide=wide, layout=f"w{choice.bits}", bits=str(choice.bits), value=value)
+
+
+def _book(e: Emission, op: WeightedOp, name: str, choice: Choice, wide: bool) -> str:
+    """Arguments of a kernel for weights in a code book."""
+    book = constants.code_book(op)
+    codes = e.keep(table(f"{name}_codes", "uint8_t", dense_rows(book.indices, choice.bits)))
+    entries = e.keep(table(f"{name}_entries", "int8_t", book.table.ravel()))
+    dense = choice.file.removeprefix(BOOK)
+    # Of (H, W, O), where four channels are a word; otherwise each channel's taps together.
+    row, step = ("1", "channels") if dense == "depthwise" else ("taps", "1")
+    file = f"{BOOK}conv" if dense == "conv" else f"{BOOK}depthwise"
+    e.use(file, wide=wide, dense=dense, layout="w8", bits="8", row=row, step=step)
+    return f"{codes}, {entries}, {choice.bits}, {op.weight.vector}"
 
 
 def _multiple(op: WeightedOp) -> int:

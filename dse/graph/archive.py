@@ -81,6 +81,8 @@ def _op_header(op: Op, arrays: dict[str, Array]) -> dict[str, Any]:
         for name in ("values", "scales"):
             _keep(arrays, f"{op.name}/{name}", weight.pop(name))
         _keep(arrays, f"{op.name}/bias", row.pop("bias"))
+        if not weight["entries"]:  # fields that came later
+            del weight["entries"], weight["vector"]
         row["weight"] = weight
     return row
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from dse.errors import CompressionError, nearest
 from dse.graph.blocks import ELEMENT, kept_elements
+from dse.graph.code_book import NONE, CodeBooks
 from dse.graph.ir import (
     Add,
     Concat,
@@ -234,14 +235,15 @@ def with_encodings(
     densities: Mapping[str, float],
     dtype: DType = "int8",
     pattern: str = ELEMENT,
+    books: CodeBooks = NONE,
 ) -> Graph:
-    """The graph of shapes with weight bits and kept counts set by layer name.
+    """The graph of shapes with weight bits, kept counts and code books set by layer name.
 
     A layer that is not named keeps 8 bits (32 when `dtype` is float32) and all its elements.
     `densities` are kept shares of the blocks of `pattern`: round(share * blocks), at least 1.
     """
     names = {op.name for op in graph.weighted}
-    for name in (*bits, *densities):
+    for name in (*bits, *densities, *books.entries):
         if name not in names:
             raise CompressionError(f"no layer '{name}' holds weights; {nearest(name, names)}")
     ops = tuple(
@@ -250,6 +252,7 @@ def with_encodings(
             32 if dtype == "float32" else bits.get(op.name, 8),
             densities.get(op.name, 1),
             pattern,
+            books.of(op.name, op.weight.shape),
         )
         if isinstance(op, Conv2D | FullyConnected)
         else op
@@ -268,8 +271,11 @@ def _plain(tensor: Tensor, dtype: DType) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _encoded(op: Conv2D | FullyConnected, bits: int, density: float, pattern: str) -> Op:
-    weight = Weight(op.weight.shape, bits, kept_elements(op.weight.shape, density, pattern))
+def _encoded(
+    op: Conv2D | FullyConnected, bits: int, density: float, pattern: str, book: tuple[int, int]
+) -> Op:
+    kept = kept_elements(op.weight.shape, density, pattern)
+    weight = Weight(op.weight.shape, bits, kept, None, None, *book)
     if weight.key == op.weight.key and op.weight.values is None and op.bias is None:
         return op
     return replace(op, weight=weight, bias=None)

@@ -28,12 +28,14 @@ MOMENT_SAMPLES = 256
 def round_adaptively(graph: Graph, start: Graph, inputs: torch.Tensor) -> Graph:
     """`start`, the integer graph that `quantize` makes of the float `graph`, rounded better.
 
-    Scales, bits and zeros of pruned weights stay. `inputs` (N, C, H, W), (N, C, L) or (N, F) are
-    training samples, of which the first 256 are used.
+    Scales, bits, code books and zeros of pruned weights stay. `inputs` (N, C, H, W), (N, C, L) or
+    (N, F) are training samples, of which the first 256 are used.
     """
     samples = inputs[:MOMENT_SAMPLES]
     for name in [op.name for op in start.weighted]:
         op, rounded = _layer(graph, name), _layer(start, name)
+        if rounded.weight.entries:  # a weight alone has no rounding of its own
+            continue
         moments = _moments(start, rounded, samples)
         start = _replaced(start, _rounded(op, rounded, moments, start))
     return start
@@ -144,7 +146,7 @@ def _rounded(op: WeightedOp, start: WeightedOp, moments: Array, graph: Graph) ->
     )
     exact = (integers * scales[:, None]).reshape(values.shape)
     scale = graph.tensors[op.inputs[0]].scale or 1.0
-    return quantize_layer(op, exact, scales, start.weight.bits, start.weight.kept, scale)
+    return quantize_layer(op, exact, scales, start.weight, scale)
 
 
 def _sequential(rows: Array, kept: Array, moments: Array, limit: int) -> Array:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy.typing as npt
 
 from dse.errors import GraphError
+from dse.graph.code_book import read_table
 
 DType: TypeAlias = Literal["float32", "int8", "int16"]
 Activation: TypeAlias = Literal["none", "relu", "relu6"]
@@ -93,6 +94,9 @@ class Weight:
     `values` are float32 (bits = 32) or integers in [-(2^(bits-1) - 1), 2^(bits-1) - 1]; None in a
     graph of shapes. `scales` has one entry an output channel. `kept` counts the elements that
     element-wise pruning left (all of them when dense): bytes of a sparse encoding follow from it.
+    `entries` > 0 says that 8-bit values are those of a code book of so many sub-vectors of `vector`
+    weights (dse.graph.code_book): bytes of indices and table follow from them, the book itself from
+    the values.
     """
 
     shape: tuple[int, ...]
@@ -100,6 +104,8 @@ class Weight:
     kept: int = -1
     values: Array | None = None
     scales: Array | None = None
+    entries: int = 0
+    vector: int = 1
 
     def __post_init__(self) -> None:
         if self.bits not in WEIGHT_BITS:
@@ -110,6 +116,18 @@ class Weight:
             raise GraphError(f"a weight of {self.size} elements cannot keep {self.kept}")
         if self.values is not None and self.values.shape != self.shape:
             raise GraphError(f"weight values have shape {self.values.shape}, expected {self.shape}")
+        if self.entries:
+            self._check_book()
+
+    def _check_book(self) -> None:
+        if self.bits != 8 or self.kept != self.size:
+            raise GraphError(
+                f"a code book holds 8-bit weights of which none is pruned; found {self.bits} bits, "
+                f"{self.kept} of {self.size} kept"
+            )
+        found = 0 if self.values is None else len(read_table(self.values, self.vector))
+        if found > self.entries:
+            raise GraphError(f"weights need a code book of {found} entries; it has {self.entries}")
 
     @cached_property
     def size(self) -> int:
@@ -124,7 +142,7 @@ class Weight:
     @property
     def key(self) -> tuple[Any, ...]:
         """What costs depend on: everything but the values."""
-        return (self.shape, self.bits, self.kept)
+        return (self.shape, self.bits, self.kept, self.entries, self.vector)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dse.errors import GraphError, nearest
 from dse.graph.blocks import ELEMENT, kept_elements
+from dse.graph.code_book import NONE, CodeBooks, shared
 from dse.graph.ir import (
     Array,
     Concat,
@@ -54,14 +55,17 @@ def quantize(
     activations: DType = "int8",
     pattern: str = ELEMENT,
     scales: str = "channel",
+    books: CodeBooks = NONE,
 ) -> Graph:
     """The integer graph of a float one, with activations of type int8 or int16.
 
     `ranges` are (low, high) of every tensor on training data (`execute.observe`), `bits` the weight
     widths by layer (8 where not named), `densities` the kept shares of the blocks of `pattern`
     (dse.graph.blocks) that pruning declared, `scales` whether weights have one an output 'channel'
-    or one a 'tensor'. Raises GraphError when a layer is unknown, a range is missing or not finite,
-    the type of activations is no integer, or scales are neither.
+    or one a 'tensor', `books` the layers whose weights become those of a code book; they have 8
+    bits. Raises GraphError when a layer is unknown, a range is missing or not finite, the type of
+    activations is no integer, scales are neither, or a layer with a code book is pruned or has
+    other bits.
     """
     if activations not in _FIXED:
         raise GraphError(f"activations cannot be quantized to '{activations}'; use int8 or int16")
@@ -69,12 +73,12 @@ def quantize(
         raise GraphError(f"unknown scales '{scales}'; {nearest(scales, SCALES)}")
     bits, densities = bits or {}, densities or {}
     names = {op.name for op in graph.weighted}
-    for name in (*bits, *densities):
+    for name in (*bits, *densities, *books.entries):
         if name not in names:
             raise GraphError(f"no layer '{name}' holds weights; {nearest(name, names)}")
     tensors = _activations(graph, ranges, activations)
     ops = tuple(
-        _weighted(op, tensors, bits.get(op.name, 8), densities.get(op.name, 1.0), pattern, scales)
+        _weighted(op, tensors, _form(op, bits, densities, pattern, books), scales, books.seed)
         if isinstance(op, Conv2D | FullyConnected)
         else op
         for op in graph.ops
@@ -171,20 +175,31 @@ def _float32(value: float) -> float:
     return float(np.float32(value))
 
 
-def _weighted(
+def _form(
     op: WeightedOp,
-    tensors: Mapping[str, Tensor],
-    bits: int,
-    density: float,
+    bits: Mapping[str, int],
+    densities: Mapping[str, float],
     pattern: str,
-    shared: str,
+    books: CodeBooks,
+) -> Weight:
+    """What the integers of a layer are to be, without values."""
+    shape, name = op.weight.shape, op.name
+    kept = kept_elements(shape, densities.get(name, 1.0), pattern)
+    return Weight(shape, bits.get(name, 8), kept, None, None, *books.of(name, shape))
+
+
+def _weighted(
+    op: WeightedOp, tensors: Mapping[str, Tensor], form: Weight, steps: str, seed: int
 ) -> Op:
     values = _values(op)
     # One scale for all: the whole tensor is a single row.
-    rows = values if shared == "channel" else values.reshape(1, -1)
-    scales = np.broadcast_to(weight_scales(rows, bits), values.shape[:1]).copy()
-    kept = kept_elements(values.shape, density, pattern)
-    return quantize_layer(op, values, scales, bits, kept, tensors[op.inputs[0]].scale or 1.0)
+    rows = values if steps == "channel" else values.reshape(1, -1)
+    scales = np.broadcast_to(weight_scales(rows, form.bits), values.shape[:1]).copy()
+    if form.entries:
+        rows = values.reshape(len(scales), -1).astype(np.float64)
+        integers = shared(rows, scales, form.entries, form.vector, seed)
+        values = (integers * scales[:, None]).reshape(values.shape)
+    return quantize_layer(op, values, scales, form, tensors[op.inputs[0]].scale or 1.0)
 
 
 def _values(op: WeightedOp) -> Array:
@@ -194,13 +209,14 @@ def _values(op: WeightedOp) -> Array:
 
 
 def quantize_layer(
-    op: WeightedOp, values: Array, scales: Array, bits: int, kept: int, input_scale: float
+    op: WeightedOp, values: Array, scales: Array, form: Weight, input_scale: float
 ) -> WeightedOp:
     """`op` with integers: float `values` in steps of `scales` (outputs,), and the bias in s_in * s.
 
-    Raises GraphError when more than `kept` of the integers are not zero.
+    `form` says of how many bits, and how many kept or shared. Raises GraphError when more of the
+    integers are not zero, or differ, than it declares.
     """
-    integers = _rounded(values, scales, bits)
+    integers, kept = _rounded(values, scales, form.bits), form.kept
     bias = np.zeros(len(scales)) if op.bias is None else op.bias
     offsets = np.clip(np.rint(bias / (input_scale * scales)), -INT32_MAX, INT32_MAX)
     if int(np.count_nonzero(integers)) > kept:
@@ -208,7 +224,7 @@ def quantize_layer(
             f"layer '{op.name}' keeps {np.count_nonzero(integers)} non-zero weights "
             f"but declares {kept}"
         )
-    weight = Weight(integers.shape, bits, kept, integers, scales)
+    weight = replace(form, values=integers, scales=scales)
     return replace(op, weight=weight, bias=offsets.astype(np.int64))
 
 

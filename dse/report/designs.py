@@ -294,6 +294,8 @@ def network_parts(trial: Trial) -> list[str]:
         said.append(f"{candidate.get('factors') or 'channel'} rank {_series(list(ranks.values()))}")
     if kept and min(kept) < 1:
         said.append(f"weights kept {_series([f'{100 * density:.3g}' for density in kept])} %")
+    if books := candidate.get("code_books"):
+        said.append(f"code books {_series(list(books.values()))} of {candidate['vector']}")
     return said + training_parts(candidate)
 
 

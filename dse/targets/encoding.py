@@ -2,7 +2,8 @@
 
 Dense: packed at the container's bits, each output channel starting on a byte where the kernels
 need it. Sparse (native kernels): a bitmap of one bit an element, the kept values packed in the
-container's bits, and one row offset (16 or 32 bits) an output channel.
+container's bits, and one row offset (16 or 32 bits) an output channel. Code book (native kernels):
+indices of 2, 4 or 8 bits, each output channel starting on a byte, and the table.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from functools import lru_cache
 from typing import Literal
 
 from dse.errors import TargetError
+from dse.graph.code_book import book_bytes, index_bits
 from dse.graph.ir import Weight
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """A layout in flash: bits a stored value, bytes in all."""
+    """A layout in flash: bits a stored value (of a code book: an index), bytes in all."""
 
-    layout: Literal["dense", "sparse"]
+    layout: Literal["dense", "sparse", "code book"]
     container_bits: int
     size_bytes: int
 
@@ -28,7 +30,7 @@ class Encoding:
     def suffix(self) -> str:
         """How the cycle tables name a multiply-accumulate with it: '' is dense 8 bits."""
         name = {8: "", 32: ".f32"}.get(self.container_bits, f".w{self.container_bits}")
-        return ".sparse" + name if self.layout == "sparse" else name
+        return {"dense": "", "sparse": ".sparse", "code book": ".book"}[self.layout] + name
 
 
 def container_bits(bits: int, containers: Sequence[int]) -> int:
@@ -46,20 +48,37 @@ def container_bits(bits: int, containers: Sequence[int]) -> int:
 
 
 def encode(
-    weight: Weight, containers: Sequence[int], *, sparse: bool = False, pad_rows: bool = True
+    weight: Weight,
+    containers: Sequence[int],
+    *,
+    sparse: bool = False,
+    pad_rows: bool = True,
+    code_books: bool = False,
 ) -> Encoding:
     """The smallest layout the backend can read; ties go to dense, which is never slower.
 
-    `sparse`: the backend has a sparse kernel. `pad_rows`: output channels start on a byte.
+    `sparse`, `code_books`: the backend has such kernels. `pad_rows`: output channels start on a
+    byte.
     """
+    if code_books and weight.entries:
+        size = book_bytes(weight.shape, weight.entries, weight.vector)
+        if size < weight.size:
+            return Encoding("code book", index_bits(weight.entries), size)
     return _encode(weight.shape, weight.bits, weight.kept, tuple(containers), sparse, pad_rows)
 
 
 def encoded_bytes(
-    weight: Weight, containers: Sequence[int], *, sparse: bool = False, pad_rows: bool = True
+    weight: Weight,
+    containers: Sequence[int],
+    *,
+    sparse: bool = False,
+    pad_rows: bool = True,
+    code_books: bool = False,
 ) -> int:
     """Bytes in flash of the values (no biases, no multipliers) in the smallest layout."""
-    return encode(weight, containers, sparse=sparse, pad_rows=pad_rows).size_bytes
+    return encode(
+        weight, containers, sparse=sparse, pad_rows=pad_rows, code_books=code_books
+    ).size_bytes
 
 
 @lru_cache(maxsize=8192)

@@ -17,6 +17,7 @@ import numpy as np
 
 from dse.errors import GraphError, TargetError
 from dse.firmware.tflite import to_tflite
+from dse.graph.code_book import write_rows
 from dse.graph.ir import (
     FLOAT_BITS,
     Array,
@@ -288,9 +289,17 @@ def _random(weight: Weight, index: int) -> Weight:
     # Raw bits of PCG64, which numpy promises never to change.
     bits = np.random.PCG64([index, weight.bits, *weight.shape])
     limit = 2 ** (weight.bits - 1) - 1
-    drawn = bits.random_raw(weight.size) >> np.uint64(16)
-    values: Array = (drawn % np.uint64(2 * limit + 1)).astype(np.int64) - limit
-    values = values.astype(np.int8)
+
+    def drawn(count: int, different: int) -> Array:
+        found: Array = (bits.random_raw(count) >> np.uint64(16)) % np.uint64(different)
+        return found.astype(np.int64)
+
+    values = (drawn(weight.size, 2 * limit + 1) - limit).astype(np.int8)
+    if weight.entries:  # Vela's encoder takes less for few different values
+        rows, depth = weight.shape[0], weight.size // weight.shape[0]
+        table = values[: weight.entries * weight.vector].reshape(-1, weight.vector)
+        indices = drawn(rows * -(-depth // weight.vector), len(table)).reshape(rows, -1)
+        values = write_rows(table, indices, depth).ravel()
     gone = weight.size - weight.kept
     if gone:
         values[values == 0] = 1

@@ -47,6 +47,7 @@ class KernelLibrary:
     pad_rows: bool
     predicates: tuple[Predicate, ...]
     rounding: Rounding = "double"
+    code_books: bool = False
 
     @property
     def sizes_name(self) -> str:
@@ -75,7 +76,13 @@ class KernelLibrary:
 
     def encoding(self, op: WeightedOp) -> Encoding:
         """Layout and bytes of an operator's weights; TargetError when no container fits."""
-        return encode(op.weight, self.containers(op), sparse=self.sparse, pad_rows=self.pad_rows)
+        return encode(
+            op.weight,
+            self.containers(op),
+            sparse=self.sparse,
+            pad_rows=self.pad_rows,
+            code_books=self.code_books,
+        )
 
     def memory_plan(self, graph: Graph, board: Board) -> MemoryPlan:
         """Order and placement with the kernels' scratch buffers, cached by shapes."""

@@ -103,15 +103,21 @@ _LINKED: dict[tuple[Any, ...], _Linked] = {}
 
 
 class Native(KernelLibrary):
-    """Our generated C: direct convolution, no scratch; element-wise operators work in place."""
+    """Our generated C: direct convolution, scratch for code books only; element-wise operators work
+    in place."""
 
     def scratch_like(self, family: Family) -> str:
         """The same on every core."""
         return ""
 
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
-        """The plain kernels need none."""
-        return 0
+        """Decoded weights of code books; in variants columns of values, and unpacked weights."""
+        if not isinstance(op, Conv2D | FullyConnected) or op.weight.bits == 32:
+            return 0
+        int16 = graph.tensors[op.output].dtype == "int16"
+        dsp, mve = isinstance(self, NativeDsp), isinstance(self, NativeMve)
+        choice = choose(op, self.encoding(op), 0, dsp, mve, int16)
+        return choice.scratch_bytes(op, int16)
 
     def illegal(self, board: Board) -> str:
         """The kernels were built and measured for this core."""
@@ -244,14 +250,6 @@ class NativeDsp(Native):
             f"'{board.name}' lacks; use 'native'"
         )
 
-    def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
-        """Columns of values for convolutions, unpacked weights for depthwise ones below 8 bits."""
-        if not isinstance(op, Conv2D) or op.weight.bits == 32:
-            return 0
-        int16, mve = graph.tensors[op.output].dtype == "int16", isinstance(self, NativeMve)
-        choice = choose(op, self.encoding(op), 0, dsp=True, mve=mve, int16=int16)
-        return choice.scratch_bytes(op, int16)
-
 
 class NativeMve(NativeDsp):
     """The Helium variant: dense 8-bit layers in vectors, all others as in the DSP variant."""
@@ -273,6 +271,7 @@ NATIVE = Native(
     channel_alignment=1,
     shift_bytes=1,
     sparse=True,
+    code_books=True,
     pad_rows=True,
     predicates=RULES,
 )
@@ -283,6 +282,7 @@ NATIVE_DSP = NativeDsp(
     channel_alignment=4,
     shift_bytes=1,
     sparse=True,
+    code_books=True,
     pad_rows=True,
     predicates=(*RULES, dsp_extension),
 )
@@ -293,6 +293,7 @@ NATIVE_MVE = NativeMve(
     channel_alignment=4,
     shift_bytes=1,
     sparse=True,
+    code_books=True,
     pad_rows=True,
     predicates=(*RULES, vector_extension),
 )

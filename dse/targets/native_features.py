@@ -27,7 +27,7 @@ from dse.graph.ir import (
     Softmax,
 )
 from dse.targets.encoding import Encoding
-from dse.targets.native_kernels import kernels_of
+from dse.targets.native_kernels import BOOK, kernels_of
 
 Counts: TypeAlias = dict[str, float]
 UNROLL = 4
@@ -175,6 +175,25 @@ def plain(w: Window, bits: int) -> Counts:
         "left": pairs * (side_calls * (side[1] > 0) + single_calls * (single[1] > 0)),
         "skipped": pairs * skipped * w.inputs,
     }
+
+
+def decoded(rows: int, depth: int, vector: int, bits: int) -> Counts:
+    """`decode_row.c`: rows of a code book's indices, their bytes, and the weights they mean."""
+    indices = -(-depth // vector)
+    return {
+        "decode_row": rows,
+        "decode_byte": rows * -(-indices * bits // 8),
+        "decode_index": rows * indices,
+        "decode_weight": rows * depth,
+    }
+
+
+def book_conv(w: Window, bits: int, vector: int) -> Counts:
+    """`book_conv.c`: as `conv.c`, pixels within pairs of output channels, whose rows it decodes."""
+    found = plain(w, 8)
+    found["line"] = w.rows.size * ((w.outputs + 1) // 2)
+    depth = w.rows.kernel * w.columns.kernel * w.inputs
+    return {**found, **decoded(w.outputs, depth, vector, bits)}
 
 
 def blocks(w: Window, bits: int, pixels: int) -> Counts:
@@ -380,7 +399,12 @@ def _weighted(
     depthwise_layer = isinstance(op, Conv2D) and op.depthwise
     multiple = op.weight.shape[0] // w.inputs if depthwise_layer else 0
     constant = encoding.size_bytes + per_channel * op.weight.shape[0]
+    length = op.weight.vector
+    rows = decoded(w.outputs, w.rows.kernel * w.columns.kernel, length, bits)
     forms: dict[str, Callable[[], Counts]] = {
+        "book_conv": lambda: book_conv(w, bits, length),
+        "book_depthwise_any": lambda: {**depthwise_any(w), **rows},
+        "book_depthwise": lambda: {**depthwise(w), **rows},
         "sparse": lambda: sparse(w, op.weight.size, op.weight.kept, multiple),
         "conv_f32": lambda: conv_f32(w, 1 if depthwise_layer else w.inputs, multiple),
         "dsp_depthwise_w": lambda: {**dsp_depthwise(w), "unpacked": float(op.weight.size)},
@@ -394,6 +418,8 @@ def _weighted(
     }
     form = next(make for prefix, make in forms.items() if name.startswith(prefix))
     passes = w.pixels / 2 if name.startswith(("dsp_conv", "dsp_pointwise")) else w.pixels
+    if name.startswith(BOOK):  # indices are read once, biases with every pixel but out of registers
+        passes = 1.0
     found = Call(name, {"call": 1.0, **form()}, constant, max(1.0, passes))
     if not name.startswith("dsp_conv"):
         return (found,)

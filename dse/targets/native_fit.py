@@ -66,9 +66,15 @@ def describe(graph: Graph, op: Op) -> dict[str, str]:
         "dtype": graph.tensors[op.output].dtype,
         "inputs": json.dumps([graph.tensors[name].shape for name in op.inputs]),
         "output": json.dumps(graph.tensors[op.output].shape),
-        "weight": json.dumps([weight.shape, weight.bits, weight.kept]) if weight else "",
+        "weight": json.dumps(_weight_columns(weight)) if weight else "",
         "details": json.dumps(details),
     }
+
+
+def _weight_columns(weight: Weight) -> list[object]:
+    """Shape, bits and kept elements, and the size of a code book where there is one."""
+    book = [weight.entries, weight.vector] if weight.entries else []
+    return [weight.shape, weight.bits, weight.kept, *book]
 
 
 def layer(row: Mapping[str, str]) -> Graph:
@@ -83,8 +89,9 @@ def layer(row: Mapping[str, str]) -> Graph:
         for name, value in json.loads(row["details"]).items()
     }
     if row["weight"]:
-        shape, bits, kept = json.loads(row["weight"])
-        details["weight"] = Weight(tuple(shape), bits, kept)
+        shape, bits, kept, *book = json.loads(row["weight"])
+        entries, vector = book or (0, 1)
+        details["weight"] = Weight(tuple(shape), bits, kept, None, None, entries, vector)
     names = tuple(f"x{i}" for i in range(len(shapes)))
     views = tuple(Reshape(f"view_{name}", ("x0",), name) for name in names[1:])
     op = KINDS[row["kind"]]("op", names, "y", **details)

@@ -32,6 +32,8 @@ PLACE = {8: 1, 4: 16, 2: 64}
 LONG = 1 << 16
 # How the files of kernels end that unpack weights, or widen values, for those of fewer than 8 bits.
 NARROW = "_narrow"
+# How those begin that read weights through a code book.
+BOOK = "book_"
 INT16_BYTES = 2
 # Mean magnitude of 8-bit weights as a share of the largest; at 2 bits about 0.7 of 1.
 MEAN_SHARE = 0.3
@@ -53,7 +55,7 @@ class Choice:
     @property
     def function(self) -> str:
         """The C function."""
-        plain = self.file == "dsp_depthwise" or self.file.startswith("mve_")
+        plain = self.file == "dsp_depthwise" or self.file.startswith(("mve_", BOOK))
         return self.file if plain else f"{self.file.removesuffix(NARROW)}_w{self.bits}"
 
     @property
@@ -64,9 +66,14 @@ class Choice:
     def scratch_bytes(self, op: WeightedOp, int16: bool) -> int:
         """Working memory: columns of values, or unpacked weights; `int16` is what activations are.
 
-        Two columns of int16, each of whole fours; of Helium one of activations.
+        Two columns of int16, each of whole fours; of Helium one of activations. Two rows of a code
+        book's weights, or all of a depthwise layer's.
         """
         depth = op.weight.size // op.weight.shape[0]
+        if self.file == f"{BOOK}conv":
+            return depth * min(2, op.weight.shape[0])
+        if self.file.startswith(BOOK):
+            return op.weight.size
         if self.file == "dsp_depthwise_narrow":
             return op.weight.size
         if self.file == "mve_conv":
@@ -93,6 +100,8 @@ def choose(
     bits = encoding.container_bits
     if encoding.layout == "sparse":
         return Choice("sparse", bits)
+    if encoding.layout == "code book":
+        return _through_book(op, bits)
     if mve and bits == 8 and bound < ACCUMULATOR_LIMIT and not _narrow(op):
         return _vectors(op)
     if isinstance(op, Conv2D) and op.depthwise:
@@ -110,6 +119,14 @@ def choose(
     if kernel_class(op) == "pointwise":
         return Choice("dsp_pointwise_narrow", bits, folded=True, value="mixed")
     return Choice("dsp_conv", bits, value="int16_t")
+
+
+def _through_book(op: WeightedOp, bits: int) -> Choice:
+    """The plain kernels of 8-bit weights behind a decoder, in every variant."""
+    if not isinstance(op, Conv2D) or not op.depthwise:
+        return Choice(f"{BOOK}conv", bits, folded=True)
+    several = op.weight.shape[0] != op.groups or op.groups < LANES
+    return Choice(f"{BOOK}depthwise_any" if several else f"{BOOK}depthwise", bits)
 
 
 def _narrow(op: WeightedOp) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dse.errors import DseError
@@ -113,8 +114,18 @@ def _precisions(backends: Mapping[str, Backend], board: Board) -> list[str]:
             stored = backend.encoding(graph.weighted[0]).container_bits if fits else 0
             cells.append(f"in {stored} bits" if fits else "-")
         lines.append((name, *cells))
+    shared = (_book_bytes(backend) for backend in backends.values())
+    lines.append(("int8, 8-bit weights in a code book of 16", *shared))
     return ["## Precision of a convolution, and how weights are stored", "",
             *_table(("activations and weights", *backends), lines)]  # fmt: skip
+
+
+def _book_bytes(backend: Backend) -> str:
+    """How a convolution's weights are stored that share 16 values."""
+    op = dict(probes())["convolution"].weighted[0]
+    stored = backend.encoding(replace(op, weight=replace(op.weight, entries=16)))
+    kind = "indices" if stored.layout == "code book" else "weights"
+    return f"{kind} in {stored.container_bits} bits"
 
 
 def _rules(backends: Mapping[str, Backend]) -> list[str]:
