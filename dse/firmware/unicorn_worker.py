@@ -72,6 +72,7 @@ class Cache:
 
     def __init__(self, size: int, line: int, ways: int) -> None:
         self.line = line
+        self.latest = -1
         self.ways = max(1, min(ways, size // line))
         self.sets: list[OrderedDict[int, None]] = [
             OrderedDict() for _ in range(max(1, size // line // self.ways))
@@ -79,8 +80,12 @@ class Cache:
 
     def misses(self, address: int, size: int) -> int:
         """Lines of these bytes that were not there; they are afterwards."""
+        start, end = address // self.line, (address + size - 1) // self.line
+        if start == end == self.latest:  # most accesses: nothing changes
+            return 0
+        self.latest = end
         count = 0
-        for line in range(address // self.line, (address + size - 1) // self.line + 1):
+        for line in range(start, end + 1):
             kept = self.sets[line % len(self.sets)]
             if line in kept:
                 kept.move_to_end(line)
@@ -115,6 +120,8 @@ class Counter:
         unicorn = machine.unicorn
         engine.hook_add(unicorn.UC_HOOK_BLOCK, self.block)
         self.unaligned: tuple[int, int] | None = None
+        self.predicated: dict[int, bool] = {}
+        self.conditional = False
         if request["aligned"]:
             # The emulated M0 allows what faults on the real one.
             kinds = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
@@ -139,6 +146,12 @@ class Counter:
             self.current = owner
         self.last = (self.current, address, size)
         if self.code is not None:
+            before = self.predicated.get(last[1], False) if last else False
+            try:
+                self.conditional = self.predicated[address] or before
+            except KeyError:
+                self.predicated[address] = has_it(bytes(engine.mem_read(address, size)))
+                self.conditional = self.predicated[address] or before
             missed = self.code.misses(address, size)
             if missed:
                 self.code_misses[self.current] = self.code_misses.get(self.current, 0) + missed
@@ -164,15 +177,22 @@ class Counter:
                 self.data_misses[self.current] = self.data_misses.get(self.current, 0) + missed
         # A memory hook inside an IT block leaves the block's state behind, and what follows is
         # taken for conditional (unicorn issue 2309): clear it.
-        status = engine.reg_read(self.xpsr)
-        if status & IT_STATE:
-            engine.reg_write(self.xpsr, status & ~IT_STATE)
+        if self.conditional:
+            status = engine.reg_read(self.xpsr)
+            if status & IT_STATE:
+                engine.reg_write(self.xpsr, status & ~IT_STATE)
 
     def counted(self) -> list[list[int]]:
         """Rows (operator, address, size, next address, count); the last block leads to `stop`."""
         if self.last is not None:
             self.edges[(*self.last, self.stop)] = 1
         return [[*edge, count] for edge, count in sorted(self.edges.items())]
+
+
+def has_it(code: bytes) -> bool:
+    """Whether there may be an IT instruction (0xBFxy, y not 0): a half of a wide one counts."""
+    halves = zip(code[::2], code[1::2], strict=False)
+    return any(high == 0xBF and low & 0x0F for low, high in halves)
 
 
 def first(request: dict[str, Any], segments: list[bytes], data: bytes) -> tuple[Any, bytes]:
