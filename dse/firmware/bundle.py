@@ -75,7 +75,7 @@ class Vectors:
         tensor = graph.tensors[graph.input]
         batch = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
         outputs = run(graph, batch, rounding).numpy()
-        values = input_bytes(graph, inputs).view(tensor.dtype)
+        values = input_bytes(graph, batch).view(tensor.dtype)
         known = np.full(len(inputs), -1) if labels is None else np.asarray(labels)
         tolerance = 0.0
         if not graph.integer:

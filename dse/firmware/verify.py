@@ -144,7 +144,7 @@ def _expected(graph: Graph, inputs: npt.ArrayLike, rounding: Rounding) -> Array:
 
     from dse.graph import execute
 
-    rows = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
+    rows = torch.from_numpy(np.ascontiguousarray(inputs))
     return execute.run(graph, rows, rounding).numpy()
 
 

@@ -29,7 +29,7 @@ def input_bytes(graph: Graph, inputs: npt.ArrayLike) -> npt.NDArray[np.int8]:
     the input tensor: `.view(tensor.dtype)` gives its values back. GraphError for another size.
     """
     tensor = graph.tensors[graph.input]
-    values = np.asarray(inputs, dtype=np.float32)
+    values = np.asarray(inputs)
     values = values.reshape(-1, *entry_shape(graph, values.shape[1:]))
     if graph.integer:
         steps = np.rint(values.astype(np.float64) / cast(float, tensor.scale)) + tensor.zero_point
