@@ -237,20 +237,31 @@ def first_of_front(page: Any) -> tuple[float, float, int]:
     return x, y, uid
 
 
+def settled(page: Any) -> None:
+    """Wait until what comes after the front is there: every design, and what lies below."""
+    wait_points(page, "p => p.data.some(t => t.name.startsWith('dominated'))")
+    page.wait_for_selector("#importance .heatmaplayer")
+    page.wait_for_selector("#timeline .barlayer")
+
+
+def test_what_comes_later_moves_nothing(page: Any, served: Served) -> None:
+    where = "() => document.querySelector('#scatter').getBoundingClientRect().y"
+    page.goto(served.address)
+    page.wait_for_selector("#scatter .js-plotly-plot")
+    before = page.evaluate(where)
+    settled(page)
+    assert page.evaluate(where) == before
+
+
 def test_a_point_tells_and_is_chosen(page: Any, served: Served) -> None:
     opened(page, served.address)
-    page.wait_for_load_state("networkidle")
-    for _ in range(20):  # what comes later moves the plot, and a redraw swallows a click
-        x, y, uid = first_of_front(page)
-        page.mouse.move(x - 4, y)
-        page.mouse.move(x, y, steps=3)
-        page.wait_for_timeout(500)
-        if "Trial" not in str(page.text_content("#hover")):
-            continue
-        page.mouse.click(x, y)
-        page.wait_for_timeout(1000)
-        if page.query_selector("#side h3"):
-            break
+    settled(page)
+    x, y, uid = first_of_front(page)
+    page.mouse.move(x - 4, y)
+    page.mouse.move(x, y, steps=3)
+    page.wait_for_function(f"() => document.querySelector('#hover').textContent.includes({uid})")
+    page.mouse.click(x, y)
+    page.wait_for_selector("#side h3")
     assert f"Trial {uid}" in str(page.text_content("#hover"))
     assert f"Trial {uid}" in str(page.text_content("#side"))
 

@@ -56,11 +56,10 @@ def choices(app: Dash, page: Page) -> None:
         Input("where", "data"),
         Input({"type": "weight", "metric": ALL}, "value"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
-    def balanced(mark: str | None, where: str, weights: Sequence[float], names: list[str]) -> Any:
-        if mark is None:
-            raise PreventUpdate
+    def balanced(mark: str, where: str, weights: Sequence[float], names: list[str]) -> Any:
         given = {item["id"]["metric"]: float(item["value"] or 0) for item in ctx.inputs_list[2]}
 
         def closest(overview: Overview) -> Choice:
@@ -78,11 +77,10 @@ def choices(app: Dash, page: Page) -> None:
         Input("reach", "value"),
         Input("where", "data"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
-    def cheapest(mark: str | None, reach: str | None, where: str, names: list[str]) -> Any:
-        if mark is None:
-            raise PreventUpdate
+    def cheapest(mark: str, reach: str | None, where: str, names: list[str]) -> Any:
         wanted = both(reach, where)
         return told(names, "Cheapest board", lambda o: cheapest_choice(o, wanted, load_boards()))
 
@@ -99,12 +97,13 @@ def charts_below(app: Dash, page: Page) -> None:
         State("selection", "data"),
         State("brush", "data"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def lines(
         late: str | None, where: str, selected: list[int] | None, brush: Any, names: list[str]
     ) -> Any:
-        if not late or brush:
+        if brush:
             raise PreventUpdate  # the lines themselves made this selection
         view = page.view(names, where, selected)
         drawn = len(charts.shown_lines(view))
@@ -118,11 +117,10 @@ def charts_below(app: Dash, page: Page) -> None:
         Input("late-mark", "data"),
         Input("against", "value"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def progress(late: str | None, against: str, names: list[str]) -> Any:
-        if not late:
-            raise PreventUpdate
         return charts.progress(page.view(names), against)
 
     @app.callback(
@@ -131,11 +129,10 @@ def charts_below(app: Dash, page: Page) -> None:
         Output("compared", "children"),
         Input("late-mark", "data"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def rest(late: str | None, names: list[str]) -> Any:
-        if not late:
-            raise PreventUpdate
         view = page.view(names)
         parts: list[Any] = []
         for overview in view.overviews:

@@ -10,14 +10,14 @@ from dash.exceptions import PreventUpdate
 
 from dse.browse import charts
 from dse.browse.below import charts_below, choices
-from dse.browse.library import Library, counts_of, place_of
+from dse.browse.layout import lead, live
+from dse.browse.library import Library, place_of
 from dse.browse.listing import Order, csv_text, design_path, listing
 from dse.browse.page import Page, quiet
 from dse.browse.scatter import Options, axis_of, scatter
 from dse.browse.thinning import inside
 from dse.browse.view import View, figures_of, text_of
 from dse.errors import DseError
-from dse.overview import Overview
 
 
 def register(app: Dash, library: Library) -> None:
@@ -54,40 +54,11 @@ def _live(app: Dash, page: Page) -> None:
             return found, "No study is chosen.", "", "", True
         return (
             found,
-            [_sentence(o, len(overviews) > 1) for o in overviews],
-            _ending(overviews),
+            lead(overviews),
+            live(overviews),
             "",
             True,
         )
-
-
-def _sentence(overview: Overview, several: bool) -> html.Span:
-    counts, front = counts_of(overview), int(overview.flag("front").sum())
-    done = sum(counts.get(state, 0) for state in ("complete", "infeasible", "failed"))
-    name = f"{overview.record.name}: " if several else ""
-    if not done:
-        return html.Span(f"{name}No trial has finished yet. ")
-    feasible = counts.get("complete", 0)
-    tail = f"{front:,} on the Pareto front" if front else "so there is no front yet"
-    return html.Span(
-        f"{name}{done:,} designs tried, {feasible:,} feasible, {tail}; "
-        f"hypervolume {overview.hypervolume:.4f}. "
-    )
-
-
-def _ending(overviews: Sequence[Overview]) -> str:
-    left = sum(
-        max(
-            0,
-            o.record.n_trials
-            - sum(v for k, v in counts_of(o).items() if k in ("complete", "infeasible", "failed")),
-        )
-        for o in overviews
-    )
-    running = sum(counts_of(o).get("running", 0) for o in overviews)
-    said = f"{running} running now, " if running else ""
-    more = f"{said}{left:,} trials to go" if left else "all trials are done"
-    return f"Live: new trials appear by themselves; {more}."
 
 
 def _filtering(app: Dash, page: Page) -> None:
@@ -113,6 +84,7 @@ def _filtering(app: Dash, page: Page) -> None:
         Input("where", "data"),
         Input("selection", "data"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def count(_: str, where: str, selected: list[int] | None, names: list[str]) -> tuple[str, bool]:
@@ -145,7 +117,7 @@ def _selecting(app: Dash, page: Page) -> None:
         Output("brush", "data"),
         Input("scatter", "selectedData"),
         Input("parallel", "restyleData"),
-        Input({"type": "pick", "uid": ALL}, "n_clicks"),
+        Input("picked", "data"),
         Input("clear", "n_clicks"),
         Input("studies", "value"),
         State("selection", "data"),
@@ -159,7 +131,7 @@ def _selecting(app: Dash, page: Page) -> None:
     def select(
         lasso: Mapping[str, Any] | None,
         brushed: Sequence[Any] | None,
-        picks: Sequence[int],
+        picked: Mapping[str, int] | None,
         clear: int,
         names: list[str],
         selected: list[int] | None,
@@ -180,11 +152,9 @@ def _selecting(app: Dash, page: Page) -> None:
         if source == "parallel":
             ranges = _ranges(view, brushed, brush)
             return charts.brushed(view, ranges), ranges
-        if not any(picks):
+        if not picked:
             raise PreventUpdate
-        chosen = set(selected or [])
-        chosen ^= {source["uid"]}
-        return (sorted(chosen) or None), {}
+        return (sorted(set(selected or []) ^ {picked["uid"]}) or None), {}
 
     @app.callback(
         Output("focus", "data"),
@@ -239,10 +209,11 @@ def _scattering(app: Dash, page: Page) -> None:
         Input("bars", "value"),
         Input("focus", "data"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def draw(
-        mark: str | None,
+        mark: str,
         where: str,
         selected: list[int] | None,
         x: Any,
@@ -255,8 +226,6 @@ def _scattering(app: Dash, page: Page) -> None:
         focus: int | None,
         names: list[str],
     ) -> Any:
-        if mark is None:
-            raise PreventUpdate
         view = page.view(names, where, selected)
         flags = ("bars" in (bars or ()), "zoom" in (bars or ()))
         logs = tuple(log or ())
@@ -269,6 +238,7 @@ def _scattering(app: Dash, page: Page) -> None:
         Output("hover", "children"),
         Input("scatter", "hoverData"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def hover(found: Mapping[str, Any] | None, names: list[str]) -> tuple[Any, ...]:
@@ -282,6 +252,7 @@ def _scattering(app: Dash, page: Page) -> None:
         Input("focus", "data"),
         Input("mark", "data"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def side(uid: int | None, _: str, names: list[str]) -> Any:
@@ -329,46 +300,16 @@ def _card(page: Page, names: Sequence[str], uid: int, *, short: bool) -> list[An
 
 def _tables(app: Dash, page: Page) -> None:
     @app.callback(
-        Output("order", "data"),
-        Input({"type": "sort", "column": ALL}, "n_clicks"),
-        Input({"type": "page", "step": ALL}, "n_clicks"),
-        Input("where", "data"),
-        Input("selection", "data"),
-        State({"type": "page", "step": ALL}, "value"),
-        State("order", "data"),
-        prevent_initial_call=True,
-    )
-    def reorder(
-        sorts: Sequence[int],
-        steps: Sequence[int],
-        where: str,
-        selected: Any,
-        places: Sequence[str],
-        order: dict[str, Any],
-    ) -> Any:
-        source = ctx.triggered_id
-        if not isinstance(source, dict):
-            return {**order, "page": 0} if source == "where" else no_update
-        if not any([*sorts, *steps]) or not ctx.triggered[0]["value"]:
-            return no_update
-        if source["type"] == "sort":
-            again = order["column"] == source["column"]
-            return {"column": source["column"], "down": again and not order["down"], "page": 0}
-        names = [item["id"]["step"] for item in ctx.states_list[0]]
-        return {**order, "page": int(places[names.index(source["step"])])}
-
-    @app.callback(
-        Output("table", "children"),
+        Output("listing", "data"),
         Input("mark", "data"),
         Input("where", "data"),
         Input("selection", "data"),
         Input("order", "data"),
         State("studies", "value"),
+        prevent_initial_call=True,
     )
     @quiet
     def fill(
-        mark: str | None, where: str, selected: list[int] | None, order: Any, names: list[str]
-    ) -> Any:
-        if mark is None:
-            raise PreventUpdate
+        mark: str, where: str, selected: list[int] | None, order: Any, names: list[str]
+    ) -> str:
         return listing(page.view(names, where, selected), Order(**order))

@@ -7,11 +7,13 @@ from typing import Any
 
 from dash import dcc, html
 
+from dse.browse.library import counts_of
 from dse.browse.listing import Order, listing
 from dse.browse.markup import aria, plot, section
 from dse.browse.scatter import Options, scatter
 from dse.browse.view import View
 from dse.filter import KNOB
+from dse.overview import Overview
 from dse.report.designs import label
 from dse.report.figures import axis_for
 from dse.rows import StudySummary
@@ -33,7 +35,6 @@ def shell() -> html.Div:
             html.A("Skip to the content", href="#page", className="skip"),
             html.Button("Light or dark", id="theme", className="theme", n_clicks=0),
             html.Div(id="page", children=html.P("Reading the database …", className="empty")),
-            dcc.Store(id="mark"),
             dcc.Store(id="address"),
         ]
     )
@@ -59,9 +60,7 @@ def main_page(
                 section("Help to choose", [_choose(view)], "choose"),
                 section(
                     "Trials",
-                    [
-                        html.Div(id="table", children=listing(view, Order())),
-                    ],
+                    [html.Div(id="table")],
                     "trials",
                 ),
                 _parallel(),
@@ -70,6 +69,10 @@ def main_page(
             ]
         ),
         html.Footer("Served by dse browse from a read-only connection."),
+        dcc.Store(id="mark"),
+        dcc.Store(id="listing", data=listing(view, Order())),
+        dcc.Store(id="listed"),
+        dcc.Store(id="picked"),
         dcc.Store(id="where", data="" if problem else given.get("where", "")),
         dcc.Store(id="selection", data=None),
         dcc.Store(id="brush", data={}),
@@ -105,11 +108,46 @@ def _header(view: View, studies: Sequence[StudySummary], shown_name: str) -> htm
                 multi=True,
                 placeholder="Choose one or several studies",
             ),
-            html.P(id="lead", className="lead"),
-            html.P(id="live", className="quiet", role="status"),
+            html.P(lead(view.overviews), id="lead", className="lead"),
+            html.P(live(view.overviews), id="live", className="quiet", role="status"),
             html.P(id="problem", className="problem", role="alert", hidden=True),
         ]
     )
+
+
+def lead(overviews: Sequence[Overview]) -> list[html.Span]:
+    """A sentence a study: what was tried and what came of it."""
+    return [_sentence(overview, len(overviews) > 1) for overview in overviews]
+
+
+def _sentence(overview: Overview, several: bool) -> html.Span:
+    counts, front = counts_of(overview), int(overview.flag("front").sum())
+    done = sum(counts.get(state, 0) for state in ("complete", "infeasible", "failed"))
+    name = f"{overview.record.name}: " if several else ""
+    if not done:
+        return html.Span(f"{name}No trial has finished yet. ")
+    feasible = counts.get("complete", 0)
+    tail = f"{front:,} on the Pareto front" if front else "so there is no front yet"
+    return html.Span(
+        f"{name}{done:,} designs tried, {feasible:,} feasible, {tail}; "
+        f"hypervolume {overview.hypervolume:.4f}. "
+    )
+
+
+def live(overviews: Sequence[Overview]) -> str:
+    """What is still to come."""
+    left = sum(
+        max(
+            0,
+            o.record.n_trials
+            - sum(v for k, v in counts_of(o).items() if k in ("complete", "infeasible", "failed")),
+        )
+        for o in overviews
+    )
+    running = sum(counts_of(o).get("running", 0) for o in overviews)
+    said = f"{running} running now, " if running else ""
+    more = f"{said}{left:,} trials to go" if left else "all trials are done"
+    return f"Live: new trials appear by themselves; {more}."
 
 
 def _filter_bar(given: Mapping[str, str], problem: str) -> html.Div:

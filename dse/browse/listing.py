@@ -1,15 +1,19 @@
-"""The table of trials: sorted and cut into pages here, so that the page stays light."""
+"""The table of trials: sorted and cut into pages here, so that the page stays light.
+
+It is HTML in one piece: as components of Dash, each of its 600 cells and buttons would listen to
+every change of the page. assets/browse.js puts it in place and hears its buttons.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from dash import html
 
-from dse.browse.markup import aria
 from dse.browse.view import Rows, View, metric_of, text_of
 from dse.report.designs import interval, label, shown
 from dse.trial import METRICS
@@ -65,122 +69,109 @@ def columns_of(view: View) -> dict[str, str]:
     }
 
 
-def listing(view: View, order: Order) -> list[Any]:
-    """The table with its pager."""
+def listing(view: View, order: Order) -> str:
+    """The table with its pager; its buttons carry the order or the uid that they ask for."""
     rows = ordered(view, order)
-    pages = max(1, -(-len(rows) // PAGE))
+    if not len(rows):
+        said = "No trial matches. Change or clear the filter and the selection."
+        return f'<p class="empty">{said}</p>'
+    pages = -(-len(rows) // PAGE)
     page = min(max(0, order.page), pages - 1)
     columns = columns_of(view)
-    body = [_row(view, int(row), columns) for row in rows[page * PAGE : (page + 1) * PAGE]]
-    head = html.Thead(
-        html.Tr(
-            [
-                html.Th(html.Span("Select", className="hidden-text")),
-                *(_head(*c, order) for c in columns.items()),
-            ]
-        )
+    part = view.table.iloc[rows[page * PAGE : (page + 1) * PAGE]]
+    body = "".join(_row(view, row, columns) for row in part.to_dict("records"))
+    titles = "".join(_head(name, title, order) for name, title in columns.items())
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table of trials">'
+        '<table class="trials"><thead><tr><th><span class="hidden-text">Select</span></th>'
+        f"{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+        + _pager(replace(order, page=page), pages, len(rows))
     )
-    if not body:
-        return [
-            html.P(
-                "No trial matches. Change or clear the filter and the selection.", className="empty"
-            )
-        ]
-    table = html.Table([head, html.Tbody(body)], className="trials")
-    return [
-        html.Div(
-            table,
-            className="scroll",
-            tabIndex=0,
-            role="region",
-            **aria(label="Table of trials"),
-        ),
-        _pager(page, pages, len(rows)),
-    ]
 
 
-def _head(name: str, title: str, order: Order) -> html.Th:
-    sort = "none" if order.column != name else "descending" if order.down else "ascending"
+def _asking(order: Order) -> str:
+    """The attribute of a button that asks for this order."""
+    return f'data-order="{escape(json.dumps(asdict(order)))}"'
+
+
+def _head(name: str, title: str, order: Order) -> str:
+    here = order.column == name
+    sort = "none" if not here else "descending" if order.down else "ascending"
     arrow = {"ascending": " ▲", "descending": " ▼"}.get(sort, "")
-    button = html.Button(
-        title + arrow, id={"type": "sort", "column": name}, className="head", n_clicks=0
-    )
-    return html.Th(button, className="" if name in _TEXTS else "number", **aria(sort=sort))
+    asked = _asking(Order(name, here and not order.down))
+    kind = "" if name in _TEXTS else ' class="number"'
+    button = f'<button class="head" data-key="sort {escape(name)}" {asked}>{escape(title)}{arrow}'
+    return f'<th{kind} aria-sort="{sort}">{button}</button></th>'
 
 
 _TEXTS = ("study", "board", "backend", "provenance", "reason")
 
 
-def _row(view: View, row: int, columns: dict[str, str]) -> html.Tr:
-    found = view.table.iloc[row]
-    uid, number = int(found["uid"]), int(found["number"])
+def _row(view: View, row: dict[Any, Any], columns: dict[str, str]) -> str:
+    uid = int(row["uid"])
     pressed = view.selected is not None and uid in view.selected
-    pick = html.Button(
-        "●" if pressed else "○",
-        id={"type": "pick", "uid": uid},
-        className="pick",
-        n_clicks=0,
-        title="Select this design in every view",
-        **aria(pressed=str(pressed).lower(), label=f"Select trial {number}"),
+    pick = (
+        f'<td><button class="pick" data-key="pick {uid}" data-uid="{uid}" '
+        f'title="Select this design in every view" aria-pressed="{str(pressed).lower()}" '
+        f'aria-label="Select trial {int(row["number"])}">{"●" if pressed else "○"}</button></td>'
     )
-    cells = [html.Td(pick)]
-    cells += [_cell(found, name) for name in columns]
-    kind = "front" if found["front"] else "rejected" if not found["feasible"] else ""
-    return html.Tr(cells, className=kind)
+    kind = "front" if row["front"] else "rejected" if not row["feasible"] else ""
+    return f'<tr class="{kind}">{pick}{"".join(_cell(row, name) for name in columns)}</tr>'
 
 
-def _cell(row: Any, name: str) -> html.Td:
-    metric = next((key for key, kind in METRICS.items() if kind.column == name), None)
+_METRIC_OF = {kind.column: name for name, kind in METRICS.items()}
+
+
+def _cell(row: dict[Any, Any], name: str) -> str:
     if name == "number":
-        tags = [html.Span("front", className="tag blue")] if row["front"] else []
-        tags += (
-            [html.Span(f"{row['baseline']} baseline", className="tag")] if row["baseline"] else []
-        )
-        return html.Td(
-            [html.A(int(row["number"]), href=design_path(row["study"], row["number"])), *tags],
-            className="number trial",
-        )
-    if metric is not None:
-        found = metric_of(row, metric)
-        value = None if found is None else found.value
-        return html.Td(
-            [shown(metric, value), html.Small(interval(metric, found))], className="number"
-        )
+        return _trial(row)
+    if name in _METRIC_OF:
+        metric = metric_of(row, _METRIC_OF[name])
+        value = None if metric is None else metric.value
+        between = interval(_METRIC_OF[name], metric)
+        return _number(shown(_METRIC_OF[name], value), between)
+    value = row[name]
     if name == "test_accuracy":
-        value = float(row[name])
-        return html.Td(shown("accuracy", value if np.isfinite(value) else None), className="number")
+        return _number(shown("accuracy", float(value) if np.isfinite(value) else None))
     if name == "parameters":
-        return html.Td(f"{int(row[name]):,}" if row[name] else "-", className="number")
+        return _number(f"{int(value):,}" if value else "-")
     if name == "weight_bits":
-        return html.Td(f"{row[name]:.3g}" if np.isfinite(row[name]) else "-", className="number")
+        return _number(f"{value:.3g}" if np.isfinite(value) else "-")
     if name == "reason":
-        return html.Td([str(row["state"]), html.Small(text_of(row["reason"]))], className="text")
-    return html.Td(text_of(row[name]), className="text")
+        said = escape(text_of(value))
+        return f'<td class="text">{escape(str(row["state"]))}<small>{said}</small></td>'
+    return f'<td class="text">{escape(text_of(value))}</td>'
 
 
-def _pager(page: int, pages: int, count: int) -> html.Nav:
+def _number(text: str, between: str = "") -> str:
+    small = f"<small>{escape(between)}</small>" if between else ""
+    return f'<td class="number">{escape(text)}{small}</td>'
+
+
+def _trial(row: dict[Any, Any]) -> str:
+    tags = '<span class="tag blue">front</span>' if row["front"] else ""
+    if row["baseline"]:
+        tags += f'<span class="tag">{escape(str(row["baseline"]))} baseline</span>'
+    path = escape(design_path(row["study"], row["number"]))
+    return f'<td class="number trial"><a href="{path}">{int(row["number"])}</a>{tags}</td>'
+
+
+def _pager(order: Order, pages: int, count: int) -> str:
     steps = (
-        ("first", "« First", 0),
-        ("previous", "‹ Previous", page - 1),
-        ("next", "Next ›", page + 1),
-        ("last", "Last »", pages - 1),
+        ("« First", 0),
+        ("‹ Previous", order.page - 1),
+        ("Next ›", order.page + 1),
+        ("Last »", pages - 1),
     )
     buttons = [
-        html.Button(
-            text,
-            id={"type": "page", "step": step},
-            n_clicks=0,
-            value=str(to),
-            disabled=to == page or not 0 <= to < pages,
-        )
-        for step, text, to in steps
+        f'<button data-key="{text}" {_asking(replace(order, page=to))}'
+        f"{' disabled' if to == order.page or not 0 <= to < pages else ''}>{text}</button>"
+        for text, to in steps
     ]
-    said = html.Span(f"Page {page + 1:,} of {pages:,} · {count:,} trials", className="quiet")
-    return html.Nav(
-        [*buttons[:2], said, *buttons[2:]],
-        className="pager",
-        **aria(label="Pages of the table"),
-    )
+    said = f"Page {order.page + 1:,} of {pages:,} · {count:,} trials"
+    middle = f'<span class="quiet">{said}</span>'
+    parts = "".join([*buttons[:2], middle, *buttons[2:]])
+    return f'<nav class="pager" aria-label="Pages of the table">{parts}</nav>'
 
 
 def design_path(study: str, number: int) -> str:

@@ -9,11 +9,24 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import flask
-from dash import ALL, Dash, Input, Output, State, clientside_callback, ctx, no_update
+import plotly
+from dash import (
+    ALL,
+    ClientsideFunction,
+    Dash,
+    Input,
+    Output,
+    State,
+    clientside_callback,
+    ctx,
+    no_update,
+)
+from dash.fingerprint import build_fingerprint
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from dse.browse.callbacks import register
@@ -44,7 +57,7 @@ def make_app(library: Library, *, host: str = "127.0.0.1", token: str = "") -> D
         assets_folder="assets",
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
-    app.index_string = _INDEX
+    app.index_string = _INDEX.replace("{plotly}", _plotly_path(app))
     app.layout = shell()
     jobs = Jobs(library.url)
     _guard(app.server, host, token)
@@ -61,6 +74,7 @@ _INDEX = """<!DOCTYPE html>
 <html lang="en">
 <head>
 {%metas%}<title>{%title%}</title>{%favicon%}{%css%}
+<script defer src="{plotly}"></script>
 <script>try { const t = localStorage.getItem("dse-theme");
 if (t) document.documentElement.dataset.theme = t; } catch (error) { /* not stored */ }
 </script>
@@ -68,6 +82,15 @@ if (t) document.documentElement.dataset.theme = t; } catch (error) { /* not stor
 <body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
 </html>
 """
+
+
+def _plotly_path(app: Dash) -> str:
+    """Where Dash serves plotly's script. Dash itself asks for it only once a figure is there."""
+    package = Path(plotly.__file__).parent
+    script = "package_data/plotly.min.js"
+    modified = int((package / script).stat().st_mtime)
+    name = build_fingerprint(script, plotly.__version__, modified)
+    return str(app.get_relative_path(f"/_dash-component-suites/plotly/{name}"))
 
 
 def _guard(server: flask.Flask, host: str, token: str) -> None:
@@ -213,6 +236,17 @@ def _scripts() -> None:
         Input("studies", "value"),
         Input("where", "data"),
         *(Input(name, "value") for name in ("x", "y", "z", "colour", "symbol")),
+    )
+    clientside_callback(
+        ClientsideFunction("browse", "list"), Output("listed", "data"), Input("listing", "data")
+    )
+    clientside_callback(
+        """(where, order) =>
+          order.page ? { ...order, page: 0 } : window.dash_clientside.no_update""",
+        Output("order", "data"),
+        Input("where", "data"),
+        State("order", "data"),
+        prevent_initial_call=True,
     )
     clientside_callback(
         """(figure, before) => new Promise((done) => {
