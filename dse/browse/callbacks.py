@@ -213,7 +213,7 @@ def _scattering(app: Dash, page: Page) -> None:
     )
     @quiet
     def draw(
-        mark: str,
+        mark: str | None,
         where: str,
         selected: list[int] | None,
         x: Any,
@@ -226,6 +226,10 @@ def _scattering(app: Dash, page: Page) -> None:
         focus: int | None,
         names: list[str],
     ) -> Any:
+        if mark is None:
+            # A new page tells of its empty selection, before which the front is already drawn; to
+            # draw it here would make the first `mark` a circle, which Dash does not follow.
+            raise PreventUpdate
         view = page.view(names, where, selected)
         flags = ("bars" in (bars or ()), "zoom" in (bars or ()))
         logs = tuple(log or ())
@@ -310,6 +314,8 @@ def _tables(app: Dash, page: Page) -> None:
     )
     @quiet
     def fill(
-        mark: str, where: str, selected: list[int] | None, order: Any, names: list[str]
+        mark: str | None, where: str, selected: list[int] | None, order: Any, names: list[str]
     ) -> str:
+        if mark is None:
+            raise PreventUpdate  # the table came with the page
         return listing(page.view(names, where, selected), Order(**order))
