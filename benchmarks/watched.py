@@ -25,7 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.browse import free_port, server
+from browse import free_port, server
+
 from dse.graph import archive
 from dse.storage import Storage
 from tests.problems import small_graph, small_problem, small_record

@@ -101,7 +101,7 @@ def charts_below(app: Dash, page: Page) -> None:
     )
     @quiet
     def lines(
-        late: str | None, where: str, selected: list[int] | None, brush: Any, names: list[str]
+        late: str, where: str, selected: list[int] | None, brush: Any, names: list[str]
     ) -> Any:
         if brush:
             raise PreventUpdate  # the lines themselves made this selection

@@ -89,8 +89,10 @@ def _plotly_path(app: Dash) -> str:
     package = Path(plotly.__file__).parent
     script = "package_data/plotly.min.js"
     modified = int((package / script).stat().st_mtime)
-    name = build_fingerprint(script, plotly.__version__, modified)
-    return str(app.get_relative_path(f"/_dash-component-suites/plotly/{name}"))
+    # Dash leaves these two without types.
+    name = build_fingerprint(script, plotly.__version__, modified)  # type: ignore[no-untyped-call]
+    path = f"/_dash-component-suites/plotly/{name}"
+    return str(app.get_relative_path(path))  # type: ignore[no-untyped-call]
 
 
 def _guard(server: flask.Flask, host: str, token: str) -> None:
