@@ -268,6 +268,7 @@ def test_a_point_tells_and_is_chosen(page: Any, served: Served) -> None:
 
 def test_a_box_selects_in_every_view(page: Any, served: Served) -> None:
     opened(page, served.address)
+    settled(page)  # a redraw would end the box
     page.hover("#scatter .nsewdrag")
     page.click('#scatter .modebar-btn[data-val="select"]')
     box = page.locator("#scatter .nsewdrag").first.bounding_box()
