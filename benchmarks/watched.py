@@ -109,7 +109,7 @@ def run(folder: Path, given: argparse.Namespace, reloads: int) -> Ran:
     with Storage.open_readonly(url) as storage:
         stored = [trial for trial in storage.trials("small") if trial.state.finished]
     wall = max(t.finished for t in stored) - min(t.started for t in stored)
-    lost = given.trials - len(stored)
+    lost = given.trials - sum(not trial.served for trial in stored)
     return Ran(wall, used, page_s, said.lower().count("locked") + (code != 0), seen, lost)
 
 
