@@ -44,7 +44,7 @@ from tests.browse_samples import record
 from tests.report_samples import sample_trials
 
 REPORT = Path(__file__).parents[1] / "reports" / "browse.md"
-PATIENCE_MS = 90_000
+PATIENCE_MS = 45_000
 REST_MS = 3000  # between two changes, as a person would
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PART, PAUSE_S = 60, 0.1  # trials a turn of the watched study, and between two of them
