@@ -37,6 +37,7 @@ from playwright.sync_api import TimeoutError, sync_playwright
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dse.filter import filter_mask
+from dse.front import Front
 from dse.overview import read_overview
 from dse.storage import Storage
 from dse.trial import Trial
@@ -75,12 +76,13 @@ PEER_DRAWN = (
 
 
 def make(url: str, count: int) -> None:
-    """The study, every trial in a transaction of its own as a study writes it."""
+    """The study, every trial in a transaction of its own with the front it changes."""
     study = record(name="bench", n_trials=count)
+    front = Front(study)
     with Storage(url) as storage:
         storage.create(study)
         for trial in sample_trials(count):
-            storage.finish(study.name, trial)
+            storage.finish(study.name, trial, *front.after(trial))
 
 
 def free_port() -> int:

@@ -240,6 +240,9 @@ def test_pages_of_the_table(url: str) -> None:
     texts = [str(listing(view, Order("number", False, page))) for page in (0, 9, 99)]
     assert f"Page 1 of {200 // PAGE}" in texts[0]
     assert texts[1] == texts[2]  # past the end is the end
+    filtered = listing(view_of(url, where="feasible"), Order("number", False, 3))
+    assert "Page 1 of" in filtered  # another filter starts at its first page
+    assert "&quot;where&quot;: &quot;feasible&quot;" in filtered  # and its pager stays there
 
 
 def test_importance_finds_the_knob_that_decides(url: str) -> None:

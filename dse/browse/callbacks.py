@@ -23,7 +23,7 @@ from dse.errors import DseError
 def register(app: Dash, library: Library) -> None:
     """Add every callback of the main page to the app."""
     page = Page(library)
-    for add in (_live, _filtering, _selecting, _scattering, _tables, choices, charts_below):
+    for add in (_live, _views, _saving, _selecting, _pointing, choices, charts_below):
         add(app, page)
 
 
@@ -61,39 +61,7 @@ def _live(app: Dash, page: Page) -> None:
         )
 
 
-def _filtering(app: Dash, page: Page) -> None:
-    @app.callback(
-        Output("where", "data"),
-        Output("filter-problem", "children"),
-        Output("filter-problem", "hidden"),
-        Input("filter", "value"),
-        State("studies", "value"),
-        prevent_initial_call=True,
-    )
-    def read(text: str | None, names: list[str]) -> tuple[Any, ...]:
-        try:
-            page.view(names, text or "")
-        except DseError as error:
-            return no_update, page.said(error), False
-        return text or "", "", True
-
-    @app.callback(
-        Output("shown", "children"),
-        Output("clear", "disabled"),
-        Input("mark", "data"),
-        Input("where", "data"),
-        Input("selection", "data"),
-        State("studies", "value"),
-        prevent_initial_call=True,
-    )
-    @quiet
-    def count(_: str, where: str, selected: list[int] | None, names: list[str]) -> tuple[str, bool]:
-        view = page.view(names, where, selected)
-        said = f"{int(view.mask.sum()):,} of {len(view.mask):,} trials"
-        if selected is not None:
-            said += f", {int(view.chosen.sum()):,} selected"
-        return said, selected is None
-
+def _saving(app: Dash, page: Page) -> None:
     @app.callback(
         Output("csv-file", "data"),
         Input("csv", "n_clicks"),
@@ -194,48 +162,92 @@ def _ranges(view: View, brushed: Sequence[Any] | None, before: Mapping[str, Any]
     return ranges
 
 
-def _scattering(app: Dash, page: Page) -> None:
+VIEWS = {"mark", "filter", "selection"}  # what changes them all
+DRAWING = ("x", "y", "z", "colour", "symbol", "log", "bars")
+
+
+def _views(app: Dash, page: Page) -> None:
+    """The scatter, the table and the number of trials: one answer, so that they change together."""
+
     @app.callback(
         Output("scatter", "figure"),
-        Input("mark", "data"),
-        Input("where", "data"),
-        Input("selection", "data"),
-        Input("x", "value"),
-        Input("y", "value"),
-        Input("z", "value"),
-        Input("colour", "value"),
-        Input("symbol", "value"),
-        Input("log", "value"),
-        Input("bars", "value"),
-        Input("focus", "data"),
-        State("studies", "value"),
+        Output("listing", "data"),
+        Output("shown", "children"),
+        Output("clear", "disabled"),
+        Output("where", "data"),
+        Output("filter-problem", "children"),
+        Output("filter-problem", "hidden"),
+        inputs={
+            "mark": Input("mark", "data"),
+            "text": Input("filter", "value"),
+            "selected": Input("selection", "data"),
+            "order": Input("order", "data"),
+            "focus": Input("focus", "data"),
+            "drawing": {name: Input(name, "value") for name in DRAWING},
+        },
+        state={"where": State("where", "data"), "names": State("studies", "value")},
         prevent_initial_call=True,
     )
     @quiet
     def draw(
         mark: str | None,
-        where: str,
+        text: str | None,
         selected: list[int] | None,
-        x: Any,
-        y: Any,
-        z: Any,
-        colour: str,
-        symbol: str,
-        log: list[str],
-        bars: list[str],
+        order: Any,
         focus: int | None,
+        drawing: Mapping[str, Any],
+        where: str,
         names: list[str],
-    ) -> Any:
+    ) -> tuple[Any, ...]:
         if mark is None:
             # A new page tells of its empty selection, before which the front is already drawn; to
             # draw it here would make the first `mark` a circle, which Dash does not follow.
             raise PreventUpdate
-        view = page.view(names, where, selected)
-        flags = ("bars" in (bars or ()), "zoom" in (bars or ()))
-        logs = tuple(log or ())
-        options = Options(x, y, z or None, logs, colour, symbol, *flags, focus=focus)
-        return scatter(view, options)
+        asked = {key.rpartition(".")[0] for key in ctx.triggered_prop_ids}
+        problem = ""
+        try:
+            view = page.view(names, text or "", selected)
+        except DseError as error:
+            problem = page.said(error)
+            if "filter" in asked:
+                return *(no_update,) * 5, problem, False
+            view = page.view(names, where, selected)
+        all_ = bool(asked & VIEWS)
+        drawn = scatter(view, _options(drawing, focus)) if all_ or asked - {"order"} else no_update
+        listed = listing(view, Order(**order)) if all_ or "order" in asked else no_update
+        return (
+            drawn,
+            listed,
+            _shown(view),
+            selected is None,
+            no_update if problem else text or "",
+            problem,
+            not problem,
+        )
 
+
+def _options(drawing: Mapping[str, Any], focus: int | None) -> Options:
+    """What the controls of the scatter say."""
+    flags = drawing["bars"] or ()
+    return Options(
+        drawing["x"],
+        drawing["y"],
+        drawing["z"] or None,
+        tuple(drawing["log"] or ()),
+        drawing["colour"],
+        drawing["symbol"],
+        intervals="bars" in flags,
+        zoom="zoom" in flags,
+        focus=focus,
+    )
+
+
+def _shown(view: View) -> str:
+    said = f"{int(view.mask.sum()):,} of {len(view.mask):,} trials"
+    return said if view.selected is None else f"{said}, {int(view.chosen.sum()):,} selected"
+
+
+def _pointing(app: Dash, page: Page) -> None:
     @app.callback(
         Output("hover", "show"),
         Output("hover", "bbox"),
@@ -300,22 +312,3 @@ def _card(page: Page, names: Sequence[str], uid: int, *, short: bool) -> list[An
             dcc.Link("Open the design's page", href=design_path(study, number), className="button")
         )
     return parts
-
-
-def _tables(app: Dash, page: Page) -> None:
-    @app.callback(
-        Output("listing", "data"),
-        Input("mark", "data"),
-        Input("where", "data"),
-        Input("selection", "data"),
-        Input("order", "data"),
-        State("studies", "value"),
-        prevent_initial_call=True,
-    )
-    @quiet
-    def fill(
-        mark: str | None, where: str, selected: list[int] | None, order: Any, names: list[str]
-    ) -> str:
-        if mark is None:
-            raise PreventUpdate  # the table came with the page
-        return listing(page.view(names, where, selected), Order(**order))

@@ -199,7 +199,9 @@ def progress(view: View, against: str) -> Figure:
     if not traces:
         layout["annotations"] = [
             {
-                "text": "No design is on the front yet.",
+                "text": "The front's history was not stored."
+                if any(overview.flag("front").any() for overview in view.overviews)
+                else "No design is on the front yet.",
                 "showarrow": False,
                 "xref": "paper",
                 "yref": "paper",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from dash import dcc, html
@@ -77,7 +78,7 @@ def main_page(
         dcc.Store(id="selection", data=None),
         dcc.Store(id="brush", data={}),
         dcc.Store(id="focus", data=None),
-        dcc.Store(id="order", data={"column": "", "down": False, "page": 0}),
+        dcc.Store(id="order", data=asdict(Order())),
         dcc.Store(id="late"),
         dcc.Store(id="late-mark"),
         dcc.Interval(id="poll", interval=POLL_MS),

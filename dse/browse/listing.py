@@ -23,11 +23,12 @@ PAGE = 20
 
 @dataclass(frozen=True)
 class Order:
-    """Sorted by a column, at a page (from 0)."""
+    """Sorted by a column, at a page (from 0) of what `where` leaves; another filter starts at 0."""
 
     column: str = ""
     down: bool = False
     page: int = 0
+    where: str = ""
 
 
 def ordered(view: View, order: Order) -> Rows:
@@ -76,7 +77,8 @@ def listing(view: View, order: Order) -> str:
         said = "No trial matches. Change or clear the filter and the selection."
         return f'<p class="empty">{said}</p>'
     pages = -(-len(rows) // PAGE)
-    page = min(max(0, order.page), pages - 1)
+    page = min(max(0, order.page), pages - 1) if order.where == view.where else 0
+    order = replace(order, page=page, where=view.where)
     columns = columns_of(view)
     part = view.table.iloc[rows[page * PAGE : (page + 1) * PAGE]]
     body = "".join(_row(view, row, columns) for row in part.to_dict("records"))
@@ -85,7 +87,7 @@ def listing(view: View, order: Order) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of trials">'
         '<table class="trials"><thead><tr><th><span class="hidden-text">Select</span></th>'
         f"{titles}</tr></thead><tbody>{body}</tbody></table></div>"
-        + _pager(replace(order, page=page), pages, len(rows))
+        + _pager(order, pages, len(rows))
     )
 
 
@@ -98,7 +100,7 @@ def _head(name: str, title: str, order: Order) -> str:
     here = order.column == name
     sort = "none" if not here else "descending" if order.down else "ascending"
     arrow = {"ascending": " ▲", "descending": " ▼"}.get(sort, "")
-    asked = _asking(Order(name, here and not order.down))
+    asked = _asking(Order(name, here and not order.down, where=order.where))
     kind = "" if name in _TEXTS else ' class="number"'
     button = f'<button class="head" data-key="sort {escape(name)}" {asked}>{escape(title)}{arrow}'
     return f'<th{kind} aria-sort="{sort}">{button}</button></th>'

@@ -57,7 +57,7 @@ def make_app(library: Library, *, host: str = "127.0.0.1", token: str = "") -> D
         assets_folder="assets",
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
-    app.index_string = _INDEX.replace("{plotly}", _plotly_path(app))
+    app.index_string = _INDEX.replace("{early}", _early(app))
     app.layout = shell()
     jobs = Jobs(library.url)
     _guard(app.server, host, token)
@@ -74,7 +74,7 @@ _INDEX = """<!DOCTYPE html>
 <html lang="en">
 <head>
 {%metas%}<title>{%title%}</title>{%favicon%}{%css%}
-<script defer src="{plotly}"></script>
+{early}
 <script>try { const t = localStorage.getItem("dse-theme");
 if (t) document.documentElement.dataset.theme = t; } catch (error) { /* not stored */ }
 </script>
@@ -84,15 +84,20 @@ if (t) document.documentElement.dataset.theme = t; } catch (error) { /* not stor
 """
 
 
-def _plotly_path(app: Dash) -> str:
-    """Where Dash serves plotly's script. Dash itself asks for it only once a figure is there."""
+# Parts of Dash that it would ask for only when it meets the first figure, menu and slider.
+_PARTS = ("graph", "dropdown", "slider")
+
+
+def _early(app: Dash) -> str:
+    """Links that load early what Dash asks for late. assets/browse.js runs plotly's script."""
     package = Path(plotly.__file__).parent
     script = "package_data/plotly.min.js"
     modified = int((package / script).stat().st_mtime)
     # Dash leaves these two without types.
     name = build_fingerprint(script, plotly.__version__, modified)  # type: ignore[no-untyped-call]
-    path = f"/_dash-component-suites/plotly/{name}"
-    return str(app.get_relative_path(path))  # type: ignore[no-untyped-call]
+    paths = [f"plotly/{name}", *(f"dash/dcc/async-{part}.js" for part in _PARTS)]
+    suites = app.get_relative_path("/_dash-component-suites/")  # type: ignore[no-untyped-call]
+    return "".join(f'<link rel="preload" as="script" href="{suites}{path}">' for path in paths)
 
 
 def _guard(server: flask.Flask, host: str, token: str) -> None:
@@ -241,14 +246,6 @@ def _scripts() -> None:
     )
     clientside_callback(
         ClientsideFunction("browse", "list"), Output("listed", "data"), Input("listing", "data")
-    )
-    clientside_callback(
-        """(where, order) =>
-          order.page ? { ...order, page: 0 } : window.dash_clientside.no_update""",
-        Output("order", "data"),
-        Input("where", "data"),
-        State("order", "data"),
-        prevent_initial_call=True,
     )
     clientside_callback(
         """(figure, before) => new Promise((done) => {

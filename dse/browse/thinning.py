@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dse.browse.view import Rows
 from dse.filter import Mask
 
-DRAWN = 1500
+DRAWN = 1000
 CELLS = (160, 80)  # of the drawing: about six pixels each
 
 Column = npt.NDArray[np.float64]

@@ -24,13 +24,15 @@ Rows = npt.NDArray[np.int64]
 class View:
     """Studies side by side. `table` has their trials with `uid`, `study` and `position`.
 
-    `mask` are the rows that the filter leaves; `selected` uids, or None where nothing is selected.
+    `mask` are the rows that the filter `where` leaves; `selected` uids, or None where nothing is
+    selected.
     """
 
     overviews: tuple[Overview, ...]
     table: pd.DataFrame
     mask: Mask
     selected: frozenset[int] | None = None
+    where: str = ""
 
     @classmethod
     def of(
@@ -42,7 +44,7 @@ class View:
     ) -> View:
         """The view behind a filter; StudyError when the filter cannot be read."""
         chosen = None if selected is None else frozenset(selected)
-        return cls(tuple(overviews), table, filter_mask(where, table), chosen)
+        return cls(tuple(overviews), table, filter_mask(where, table), chosen, where)
 
     @property
     def names(self) -> list[str]:

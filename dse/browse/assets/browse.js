@@ -7,6 +7,14 @@ document.addEventListener("click", (event) => {
   root.dataset.theme = (root.dataset.theme || system) === "dark" ? "light" : "dark";
   try { localStorage.setItem("dse-theme", root.dataset.theme); } catch (error) { /* only for now */ }
 });
+// Plotly's script runs while the page is asked for: earlier it would hold up the asking.
+new MutationObserver((_, watch) => {
+  if (!document.getElementById("page")) return;
+  watch.disconnect();
+  const script = document.createElement("script");
+  script.src = document.querySelector('link[rel="preload"][href*="/plotly/"]').href;
+  setTimeout(() => document.head.append(script), 30);
+}).observe(document, { childList: true, subtree: true });
 // The table comes as one piece of HTML (dse/browse/listing.py): what has the focus keeps it, and a
 // table that was scrolled sideways stays there.
 const list = (html) => {
