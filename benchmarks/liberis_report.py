@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeAlias
@@ -28,12 +28,14 @@ def key_of(workload: str, seed: int, method: str, shares: Shares = ()) -> str:
     return " ".join([workload, f"seed {seed}", method, *(f"{share:g}" for share in shares)])
 
 
-def write_report(results: Path, triples: Sequence[Shares], methods: Sequence[str]) -> None:
-    """Write <results>.md from <results>.json."""
+def write_report(
+    results: Path, triples_of: Callable[[str], Sequence[Shares]], methods: Sequence[str]
+) -> None:
+    """Write <results>.md from <results>.json; `triples_of` a network's name."""
     known: dict[str, Row] = json.loads(results.read_text("utf-8"))
     workloads = list(dict.fromkeys(key.split(" seed ")[0] for key in known))
     wins = {method: [0, 0, 0, 0] for method in methods if method != methods[0]}
-    sections = [section(known, name, triples, methods, wins) for name in workloads]
+    sections = [section(known, name, triples_of(name), methods, wins) for name in workloads]
     lines = [INTRODUCTION, *sections, "## In all\n"]
     lines += [
         "Where the differentiable method is better, ties counted for the other: in triples of "

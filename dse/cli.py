@@ -474,7 +474,7 @@ def _front_trials(opened: Storage, record: StudyRecord) -> tuple[list[Trial], Tr
 def _print_front(opened: Storage, record: StudyRecord, form: Format) -> None:
     members, baseline = _front_trials(opened, record)
     title = f"{record.name}: {len(members)} designs on the front"
-    show_front(members, baseline, record.objectives, form, title)
+    show_front(record, members, baseline, form, title)
     if not members and form == "table":
         print("no design meets every constraint yet; 'dse status' counts what was rejected")
 

@@ -48,7 +48,7 @@ def show_chosen(
     trials = [storage.trial(record.name, number) for number in numbers]
     trials.sort(key=lambda trial: -(trial.value("accuracy") or 0))
     title = f"{record.name}: {len(trials)} designs on the front of those with {where}"
-    show_front(trials, storage.trial(record.name, 0), record.objectives, form, title)
+    show_front(record, trials, storage.trial(record.name, 0), form, title)
 
 
 def _show_choices(storage: Storage, overview: Overview, found: list[Choice], form: Format) -> None:
@@ -64,7 +64,7 @@ def _show_choices(storage: Storage, overview: Overview, found: list[Choice], for
         return
     for choice, trial in zip(found, trials, strict=True):
         title = f"{choice.title} of {record.name}: trial {choice.number}"
-        show_front([trial], first, record.objectives, form, title)
+        show_front(record, [trial], first, form, title)
         print(choice.why)
 
 

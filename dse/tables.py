@@ -7,14 +7,18 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dse.constraints import parse_constraint
 from dse.trial import METRICS, Trial
 from dse.units import format_quantity, format_value
+
+if TYPE_CHECKING:
+    from dse.rows import StudyRecord
 
 Format = Literal["table", "json", "csv"]
 ExportFormat = Literal["c", "tflite", "bundle"]
@@ -109,13 +113,11 @@ FRONT_COLUMNS = (
 
 
 def show_front(
-    trials: Sequence[Trial],
-    baseline: Trial | None,
-    objectives: Sequence[str],
-    form: Format,
-    title: str,
+    record: StudyRecord, trials: Sequence[Trial], baseline: Trial | None, form: Format, title: str
 ) -> None:
-    """Print the front: every column as JSON or CSV; target, objectives and gist as a table."""
+    """Print designs of a study: every column as JSON or CSV; as a table target, what they are
+    judged by (objectives, then metrics that are only limited) and gist.
+    """
     rows = front_rows(trials, baseline)
     if form != "table":
         show(rows, FRONT_COLUMNS, form)
@@ -123,9 +125,11 @@ def show_front(
     for row in rows:
         clock = format_quantity(row["clock_hz"], "hertz") if row["clock_hz"] else "-"
         row["target"] = f"{row['board']} {row['backend']} {clock}"
+    limited = [parse_constraint(text).metric for text in record.constraints]
+    judged = list(dict.fromkeys([*record.objectives, *limited]))
     pretty: dict[str, list[str]] = {
         METRICS[name].column: [format_value(name, row[METRICS[name].column]) for row in rows]
-        for name in objectives
+        for name in judged
     }
     pretty["test_accuracy"] = [format_value("accuracy", row["test_accuracy"]) for row in rows]
     pretty["parameters"] = [
@@ -134,7 +138,7 @@ def show_front(
         for row in rows
     ]
     pretty["provenance"] = [trial.provenance_text for trial in trials]
-    metrics = [METRICS[name].column for name in objectives]
+    metrics = [METRICS[name].column for name in judged]
     columns = ["trial", "target", *metrics, "test_accuracy", "parameters", "compression"]
     columns += ["provenance"]
     show(rows, columns, form, pretty, title)
