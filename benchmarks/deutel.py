@@ -28,7 +28,7 @@ from dse.evaluate import Evaluator
 from dse.graph.channels import channel_groups, narrow
 from dse.graph.ir import FullyConnected, Graph
 from dse.launch import Launch, prepare
-from dse.space import aligned_width
+from dse.widths import aligned_width
 from dse.workloads.download import cache_folder
 
 STUDIES = ("deutel-lenet-mnist", "deutel-har", "deutel-resnet8")

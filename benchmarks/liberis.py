@@ -29,14 +29,14 @@ from liberis_report import key_of, write_report
 from torch import Tensor, nn
 
 from dse.compress import Budgets, Compression, compress, prune_to_budgets
-from dse.compress.resources import needs
 from dse.graph import execute
 from dse.graph.channels import ChannelGroup, channel_groups, narrow, with_encodings
 from dse.graph.ir import Graph
 from dse.graph.quantize import quantize
 from dse.graph.ranges import find_ranges
+from dse.graph.resources import needs
 from dse.graph.trace import trace
-from dse.space import aligned_width
+from dse.widths import aligned_width
 from dse.workloads import Dataset, Recipe, find_workload, float_accuracy, train
 
 CALIBRATION_SAMPLES = 1024

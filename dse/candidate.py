@@ -25,6 +25,9 @@ _LATER = (
     "calibration",
     "code_books",
     "vector",
+    "budgets",
+    "alignment",
+    "whole",
 )
 # How weights are quantized where nothing else is said; a candidate names what differs.
 CALIBRATION: Mapping[str, str] = {
@@ -48,6 +51,10 @@ class Candidate:
     blocks in which weights go where they are no single elements, `ramp` the fields of a Ramp where
     it is not the usual one; `code_books` are the entries of those layers whose weights are shared,
     `vector` the weights an entry (0 where no layer shares); `target` is 'board/backend/clock'.
+
+    `budgets` are shares of what the unpruned network needs ('memory', 'size', 'macs'), within which
+    a training finds the widths, in steps of `alignment`, but for the groups named by `whole`. Its
+    `widths` are then what was found, and none before; they are no part of its keys.
     """
 
     target: str
@@ -67,11 +74,25 @@ class Candidate:
     calibration: Mapping[str, str] = field(default_factory=dict)
     code_books: Mapping[str, int] = field(default_factory=dict)
     vector: int = 0
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    alignment: int = 0
+    whole: tuple[str, ...] = ()
 
     @cached_property
     def canonical(self) -> str:
         """The same text on every machine."""
-        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return json.dumps(self._asked, sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        """What is asked for, without what a training found."""
+        content = self.to_json()
+        return content | {"widths": {}} if self.budgets else content
+
+    @property
+    def open(self) -> bool:
+        """Whether only a training can tell the widths, and with them the costs."""
+        return bool(self.budgets) and not self.widths
 
     @cached_property
     def key(self) -> str:
@@ -81,7 +102,7 @@ class Candidate:
     @cached_property
     def network_key(self) -> str:
         """Hash of what decides the network; equal for candidates that differ in the target."""
-        content = {name: value for name, value in self.to_json().items() if name != "target"}
+        content = {name: value for name, value in self._asked.items() if name != "target"}
         return digest(json.dumps(content, sort_keys=True))
 
     @cached_property
@@ -96,13 +117,13 @@ class Candidate:
         skipped |= {"code_books", "vector"}
         if not self.compressed:  # the baseline has no teacher
             skipped.add("distillation")
-        content = {name: v for name, v in self.to_json().items() if name not in skipped}
+        content = {name: v for name, v in self._asked.items() if name not in skipped}
         return digest(json.dumps(content, sort_keys=True))
 
     @property
     def compressed(self) -> bool:
         """Whether the float network differs from the baseline."""
-        return bool(self.widths or self.kept or self.ranks)
+        return bool(self.widths or self.kept or self.ranks or self.budgets)
 
     @cached_property
     def layer_bits(self) -> Mapping[str, int]:
@@ -125,7 +146,8 @@ class Candidate:
         for name in _FIELDS:
             value = getattr(self, name)
             if value or name not in _LATER:
-                content[name] = dict(value) if isinstance(value, dict) else value
+                plain = list(value) if isinstance(value, tuple) else value
+                content[name] = dict(value) if isinstance(value, dict) else plain
         board, backend, clock_hz = _parts(self.target)
         content["target"] = {"board": board, "backend": backend, "clock_hz": clock_hz}
         return content
@@ -135,7 +157,8 @@ class Candidate:
         """The candidate that `to_json` wrote."""
         target = content["target"]
         text = f"{target['board']}/{target['backend']}/{target['clock_hz'] / 1e6:g}MHz"
-        return cls(**{**content, "target": text})
+        whole = tuple(content.get("whole", ()))
+        return cls(**{**content, "target": text, "whole": whole})
 
 
 _FIELDS = tuple(item.name for item in fields(Candidate))

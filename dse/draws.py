@@ -7,8 +7,9 @@ import random
 from collections.abc import Container, Mapping
 from typing import Any
 
+from dse.knobs import BUDGETS, Knob, Value
 from dse.problem import Problem
-from dse.space import Knob, Space, Value
+from dse.space import Space
 
 MAX_MUTATIONS = 60
 # Spaces up to this size are walked to find what is left; larger ones are drawn from at random.
@@ -26,9 +27,11 @@ def near(
     """A new candidate close to a known one that the sampler wants: few knobs changed."""
     free = [knob for knob in space.knobs if len(knob.choices) > 1]
     for attempt in range(MAX_MUTATIONS):
-        changed = dict(params)
+        drawn = {k.name: source.choice(k.choices) for k in space.knobs if space.conditional}
+        changed = {**drawn, **params}  # knobs that count under another method have no value yet
         for knob in source.sample(free, min(len(free), 1 + attempt // 15)):
             changed[knob.name] = source.choice(knob.choices)
+        changed = space.asked(changed)
         if space.candidate(changed).key not in known:
             return changed
     return None
@@ -53,13 +56,13 @@ def spread(problem: Problem, known: Container[str], source: random.Random) -> Pa
     space = problem.space
     for _ in range(MAX_DRAWS):
         level = source.random()
-        params = {knob.name: _at(knob, level, source) for knob in space.knobs}
+        params = space.asked({knob.name: _at(knob, level, source) for knob in space.knobs})
         new = [
             changed
             for target in source.sample(space.targets, len(space.targets))
             if space.candidate(changed := _on(space, params, target)).key not in known
         ]
-        fits = (p for p in new if problem.screen(space.candidate(p)).feasible)
+        fits = (p for p in new if problem.expect(space.candidate(p)).feasible)
         found = next(fits, None)
         if found is not None:
             return found
@@ -78,10 +81,12 @@ def _on(space: Space, params: Mapping[str, Any], target: str) -> Params:
 
 def _at(knob: Knob, level: float, source: random.Random) -> Value:
     """A knob's value near a level from 0 (costly) to 1 (cheap); any where none is cheaper."""
-    if knob.kind not in ("prune", "low_rank", "sparsity", "code_book", "bits"):
+    if knob.kind not in ("prune", *BUDGETS, "low_rank", "sparsity", "code_book", "bits"):
         return source.choice(knob.choices)
     # No code book is the largest of all.
     size = (lambda n: float(n) or math.inf) if knob.kind == "code_book" else float
-    cheap_last = sorted(knob.choices, key=size, reverse=knob.kind in ("code_book", "bits"))
+    cheap_last = sorted(
+        knob.choices, key=size, reverse=knob.kind in (*BUDGETS, "code_book", "bits")
+    )
     place = min(max(source.gauss(level, JITTER), 0.0), 1.0)
     return cheap_last[min(int(place * len(cheap_last)), len(cheap_last) - 1)]

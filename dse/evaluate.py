@@ -18,13 +18,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
 from dse.candidate import CALIBRATION, Candidate
-from dse.compress import Compression, Distillation, Ramp, compress, learn_quantization
+from dse.compress import (
+    Budgets,
+    Compression,
+    Distillation,
+    Ramp,
+    compress,
+    learn_quantization,
+    prune_to_budgets,
+)
 from dse.errors import WorkloadError
 from dse.evaluation import Evaluation, Interrupted
 from dse.graph import archive, execute
@@ -39,13 +47,21 @@ from dse.graph.trace import trace
 from dse.stopping import Watch
 from dse.trial import Metric
 from dse.workloads import Dataset, Recipe, Split, Workload, float_accuracy, train
-from dse.workloads.training import AfterEpoch, Loss
+from dse.workloads.training import AfterEpoch, Loss, Progress
 
 CALIBRATION_SAMPLES = 1024
 # Bumped when the meaning of a stored stage changes.
 STAGE_VERSION = 1
 # Between two looks whether another process has made a stage.
 WAIT_S = 0.1
+
+
+class _Training(TypedDict):
+    """What every fine-tuning is told besides what it makes."""
+
+    progress: Progress
+    after_epoch: AfterEpoch | None
+    loss: Loss | None
 
 
 class Evaluator:
@@ -191,6 +207,34 @@ class Evaluator:
         return Distillation(self.baseline(), **teaching) if teaching else None
 
     def _compressed(self, candidate: Candidate, watch: Watch | None) -> Graph:
+        baseline = self.baseline()
+        self._trainings += candidate.compressed
+        training: _Training = {
+            "progress": self._stop_between_steps,
+            "after_epoch": None if watch is None else self._watched(watch),
+            "loss": self._loss(candidate),
+        }
+        if candidate.budgets:
+            model = self._within_budgets(baseline, candidate, training)
+        else:
+            model = self._by_plan(baseline, candidate, training)
+        return trace(model, self.shape, self.workload.name)
+
+    def _within_budgets(
+        self, baseline: nn.Module, candidate: Candidate, training: _Training
+    ) -> nn.Module:
+        return prune_to_budgets(
+            baseline,
+            self.dataset.train,
+            Budgets.of(trace(baseline, self.shape), candidate.budgets),
+            self.recipe,
+            self.seed,
+            alignment=candidate.alignment,
+            kept=candidate.whole,
+            **training,
+        )
+
+    def _by_plan(self, baseline: nn.Module, candidate: Candidate, training: _Training) -> nn.Module:
         plan = Compression(
             candidate.widths,
             candidate.kept,
@@ -201,19 +245,7 @@ class Evaluator:
             pattern=candidate.pattern or ELEMENT,
             ramp=Ramp(**candidate.ramp) if candidate.ramp else Ramp(),
         )
-        baseline = self.baseline()
-        self._trainings += candidate.compressed
-        model = compress(
-            baseline,
-            self.dataset.train,
-            plan,
-            self.recipe,
-            self.seed,
-            progress=self._stop_between_steps,
-            after_epoch=None if watch is None else self._watched(watch),
-            loss=self._loss(candidate),
-        )
-        return trace(model, self.shape, self.workload.name)
+        return compress(baseline, self.dataset.train, plan, self.recipe, self.seed, **training)
 
     def _watched(self, watch: Watch) -> AfterEpoch:
         def after_epoch(model: nn.Module, epoch: int, epochs: int) -> bool:

@@ -58,7 +58,9 @@ class Knowledge:
         ordinal: int = 0,
         crowded: bool = False,
     ) -> None:
-        self.problem, self.record, self.space = problem, record, problem.space
+        # Widths that budgets found are this study's own: they depend on its seed.
+        self.problem, self.record = replace(problem, space=problem.space.apart()), record
+        self.space = self.problem.space
         self.crowded, self._stored_graph = crowded, stored_graph
         self.trials: dict[int, Trial] = {}
         self.open: dict[int, Trial] = {}
@@ -68,7 +70,7 @@ class Knowledge:
         self._front_points = np.zeros((0, len(problem.objectives)))
         self._keys: set[str] = set()
         self._networks: dict[tuple[str, Rounding], _Network] = {}
-        self._proposer = Proposer(problem, record, ordinal)
+        self._proposer = Proposer(self.problem, record, ordinal)
         self._parked: list[Proposal] = []
         self._served = 0
         self._curves = Curves()
@@ -132,7 +134,10 @@ class Knowledge:
         accuracy = trial.metrics.get("accuracy")
         if accuracy is None or accuracy.value is None:
             return
-        rounding = self.rounding(Candidate.from_json(trial.candidate))
+        candidate = Candidate.from_json(trial.candidate)
+        if self.space.learn(candidate):
+            self._proposer.learned_widths()
+        rounding = self.rounding(candidate)
         known = _Network(
             accuracy,
             trial.validation_samples,
@@ -300,8 +305,9 @@ class Knowledge:
         if screening.reasons and not proposal.baseline:
             reason = "; ".join(screening.reasons)
             return replace(trial, state=State.INFEASIBLE, reason=reason), None
-        rounding = self.rounding(proposal.candidate)
-        network = self._networks.get((proposal.candidate.network_key, rounding))
+        candidate = self.space.known(proposal.candidate)
+        rounding = self.rounding(candidate)
+        network = self._networks.get((candidate.network_key, rounding))
         graph: Graph | None = None
         if network is None:
             outcome = yield self._training(proposal, rounding)
@@ -316,13 +322,17 @@ class Knowledge:
             trial = replace(trial, trained=found.trained, stage_s=found.stage_s)
             network = _Network(found.accuracy, found.samples, proposal.number, None, 0)
             graph = found.graph
+            if candidate.open:
+                candidate = self.space.trained(candidate, graph)
+                screening = self.problem.screen(candidate)
+                trial = replace(trial, **self._costs(candidate, screening))
         trial = self._judged(proposal, screening, trial, network)
         if not proposal.baseline and not self.enters(trial):
             return trial, graph
         metric, samples = network.test, network.test_samples
         tested = graph or (self._stored_graph(network.number) if metric is None else None)
         if metric is None and tested is not None:
-            outcome = yield Testing(proposal.candidate, tested, rounding)
+            outcome = yield Testing(candidate, tested, rounding)
             if isinstance(outcome, Tested):
                 metric, samples = outcome.accuracy, outcome.samples
             elif isinstance(outcome, Failed):
@@ -341,24 +351,31 @@ class Knowledge:
     def screened(self, proposal: Proposal) -> tuple[Trial, Screening]:
         """The proposal's trial as it runs, with its costs, and what they decide."""
         started = time.time()
-        screening = self.problem.screen(proposal.candidate)
-        shapes = self.space.shapes(proposal.candidate)
+        candidate = self.space.known(proposal.candidate)
+        screening = self.problem.screen(candidate)
         trial = Trial(
             number=proposal.number,
             state=State.RUNNING,
             params=proposal.params,
-            candidate=proposal.candidate.to_json(),
-            candidate_key=proposal.candidate.key,
-            network_key=proposal.candidate.network_key,
-            metrics={name: screening.metrics[name] for name in COST_METRICS},
-            parameters=shapes.parameters,
-            macs=shapes.macs,
-            violations=screening.violations,
+            candidate_key=candidate.key,
+            network_key=candidate.network_key,
             baseline=proposal.baseline,
             started=started,
             attrs=proposal.attrs,
+            **self._costs(candidate, screening),
         )
         return trial, screening
+
+    def _costs(self, candidate: Candidate, screening: Screening) -> dict[str, Any]:
+        """What a trial says of its candidate; sizes are 0 while a training is to find widths."""
+        shapes = None if candidate.open else self.space.shapes(candidate)
+        return {
+            "candidate": candidate.to_json(),
+            "metrics": {name: screening.metrics[name] for name in COST_METRICS},
+            "parameters": shapes.parameters if shapes else 0,
+            "macs": shapes.macs if shapes else 0,
+            "violations": screening.violations,
+        }
 
     def _judged(
         self, proposal: Proposal, screening: Screening, trial: Trial, network: _Network

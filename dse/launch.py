@@ -98,11 +98,12 @@ def _check_prunable(problem: Problem, workload: Workload, dataset: Dataset) -> N
     from dse.graph.trace import trace
 
     space = problem.space
-    widths = next(space.corners(space.targets[0])).widths
+    corners = [space.narrowest(corner).widths for corner in space.corners(space.targets[0])]
+    widths = min(corners, key=lambda kept: sum({**space.channels, **kept}.values()))
     if not widths:
         return
     samples = dataset.train.take(min(64, len(dataset.train)))
-    for criterion in space.choices["criterion"]:
+    for criterion in space.choices.get("criterion", ("l2",)):
         importance = Importance(
             str(criterion), problem.study.seed, samples if criterion in FROM_DATA else None
         )
@@ -269,7 +270,7 @@ def preview(launch: Launch, draws: int = 200) -> Mapping[str, Any]:
 
     problem, source = launch.problem, random.Random(launch.study.seed)
     screened = [
-        problem.screen(problem.space.candidate(problem.space.draw(source))) for _ in range(draws)
+        problem.expect(problem.space.candidate(problem.space.draw(source))) for _ in range(draws)
     ]
     return {
         "workload": launch.workload.name,

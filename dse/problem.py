@@ -15,19 +15,25 @@ from dse.errors import StudyError, TargetError
 from dse.graph.channels import channel_groups, with_encodings
 from dse.graph.factor import factorizable
 from dse.graph.ir import Graph
+from dse.graph.resources import SHARES, Budgets, needs
+from dse.knobs import BUDGETS, RATIO, Knob, KnobKind, Value, layer_knobs
 from dse.pareto import Box
-from dse.samplers import GREY_BOX, make_sampler
-from dse.space import Knob, KnobKind, Space, Value, layer_knobs
-from dse.study import PRECISIONS, RampSection, SpaceSection, StudyFile
+from dse.samplers import GREY_BOX, check_grid, make_sampler
+from dse.space import Space
+from dse.space_section import PRECISIONS, Pruning, RampSection, SpaceSection
+from dse.study import StudyFile
 from dse.targets import Cost, Target, cost, find_backend, find_board, load_boards, targets_for
 from dse.trial import COST_METRICS, Metric, MetricName
 from dse.units import format_value
+from dse.widths import Narrowing
 
 # The reference point lies this far beyond the unpruned int8 network on the costliest target.
 REFERENCE_MARGIN = 1.1
 UNSUPPORTED = "supported by the backend"
 # How far below the corners of the space a mixture over layers may lie (3 % found on LeNet-5).
 MIXTURE_SLACK = 0.05
+# How far below the narrowest network a wider one may lie, as kernels like some widths better.
+WIDTH_SLACK = 0.05
 Found = TypeVar("Found")
 
 
@@ -36,7 +42,8 @@ class Screening:
     """A candidate's exact costs, and every constraint that costs alone decide.
 
     `violations` by constraint text, <= 0 is met; `reasons` are the sentences of those missed.
-    Where the backend cannot run the network at all, no cost is known.
+    Where the backend cannot run the network at all, no cost is known; of an open candidate, whose
+    widths a training finds, the lower ends alone.
     """
 
     metrics: Mapping[MetricName, Metric]
@@ -104,13 +111,33 @@ class Problem:
         return cost(self.space.shapes(candidate), self.targets[candidate.target])
 
     def screen(self, candidate: Candidate) -> Screening:
-        """Costs and cost constraints of a candidate; nothing is trained."""
+        """Costs and cost constraints of a candidate; nothing is trained.
+
+        Those of an open candidate are bounded from below: what misses a limit then, always does.
+        """
+        if candidate.open:
+            return self._bounded(candidate)
         try:
             metrics = self.cost(candidate).metrics
         except TargetError as error:  # the backend cannot run it
             unknown = dict.fromkeys(COST_METRICS, Metric.unavailable(str(error)))
             return Screening(unknown, {UNSUPPORTED: 1.0}, (str(error),))
         return self.decide(metrics, candidate.target)
+
+    def expect(self, candidate: Candidate) -> Screening:
+        """As `screen`, but of predicted widths where training finds them; for samplers only."""
+        return self.screen(self.space.expected(candidate))
+
+    def _bounded(self, candidate: Candidate) -> Screening:
+        """What the narrowest network costs, less what a wider one may save by suiting kernels."""
+        costs = self.screen(self.space.narrowest(candidate))
+        if UNSUPPORTED in costs.violations and costs.violations[UNSUPPORTED] > 0:
+            return Screening(costs.metrics, {}, ())  # a wider one may run
+        least = {name: _lowered(metric) for name, metric in costs.metrics.items()}
+        found = self.decide(least, candidate.target)
+        reasons = tuple(f"at any width: {reason}" for reason in found.reasons)
+        open_ = {name: _at_least(name, metric) for name, metric in least.items()}
+        return Screening(open_, found.violations, reasons)
 
     def decide(self, metrics: Mapping[MetricName, Metric], target: str) -> Screening:
         """What known costs decide on a target."""
@@ -131,22 +158,31 @@ class Problem:
         return {}
 
     def lowest_costs(self, target: str) -> Mapping[MetricName, Metric]:
-        """The lowest of each cost on a target, each from the compression that is best for it."""
+        """The lowest of each cost on a target, each from the compression that is best for it.
+
+        Within the tightest budgets it is what their predicted widths cost.
+        """
         if target not in self._lowest_costs:
-            able = [
-                self.cost(candidate).metrics
-                for candidate in self.space.corners(target)
-                if not self.targets[target].unsupported(self.space.shapes(candidate))
-            ] or [self.baseline_costs(target)]
-            self._lowest_costs[target] = {
-                name: min((metrics[name] for metrics in able), key=_value_or_infinite)
-                for name in COST_METRICS
-            }
+            self._lowest_costs[target] = self._lowest(target, self.space.expected)
         return self._lowest_costs[target]
+
+    def _lowest(
+        self, target: str, widths: Callable[[Candidate], Candidate]
+    ) -> Mapping[MetricName, Metric]:
+        """The lowest of each cost over the corners of the space; `widths` closes open ones."""
+        able = [
+            self.cost(candidate).metrics
+            for candidate in map(widths, self.space.corners(target))
+            if not self.targets[target].unsupported(self.space.shapes(candidate))
+        ] or [self.baseline_costs(target)]
+        return {
+            name: min((metrics[name] for metrics in able), key=_value_or_infinite)
+            for name in COST_METRICS
+        }
 
     def best_case(self, target: str) -> Screening:
         """What no candidate on a target can undercut by more than MIXTURE_SLACK."""
-        return self.decide(self.lowest_costs(target), target)
+        return self.decide(self._lowest(target, self.space.narrowest), target)
 
     def judge(
         self, accuracy: Metric, baseline: float | None, target: str
@@ -190,6 +226,20 @@ class Problem:
         return Box(self.objectives, tuple(ideal), tuple(reference), logarithmic)
 
 
+def _lowered(metric: Metric) -> Metric:
+    if metric.value is None:
+        return metric
+    value = metric.value * (1 - WIDTH_SLACK)
+    return Metric(value, value, value, metric.provenance, metric.source)
+
+
+def _at_least(name: MetricName, least: Metric) -> Metric:
+    if least.value is None:
+        return least
+    told = f"widths come out of training: at least {format_value(name, least.value)}"
+    return Metric(None, least.value, None, "modelled", told)
+
+
 def _value(metrics: Mapping[MetricName, Metric], metric: MetricName, target: str) -> float:
     value = metrics[metric].value
     if value is None:
@@ -220,7 +270,9 @@ def build_problem(
             "'space' leaves one candidate only; list several ratios, bit widths, boards, backends "
             "or clocks"
         )
-    space = Space(graph, knobs, tuple(targets), alignment)
+    left_whole = _left_whole(study.space.pruning, graph)
+    space = Space(graph, knobs, tuple(targets), alignment, left_whole)
+    _check_budgets(space)
     _check_sampler(study, space)
     problem = Problem(study, space, targets, classes, left_out)
     _check_possible(problem)
@@ -291,13 +343,17 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
         pruning = section.pruning
         if not groups:
             raise StudyError("'space.pruning': the network has no channels that could be removed")
-        knobs += layer_knobs("prune", pruning.granularity, pruning.ratio, groups, pruning.skip)
-        knobs += _choice("criterion", pruning.criterion)
-        knobs += _choice("schedule", pruning.schedule)
-        if pruning.ramp != RampSection():
-            knobs += _choice("start", pruning.ramp.start)
-            knobs += _choice("end", pruning.ramp.end)
-            knobs += _choice("updates", pruning.ramp.updates)
+        if pruning.method != [RATIO]:
+            knobs += _choice("pruning", pruning.method)
+        if RATIO in pruning.method:
+            knobs += _ratio_knobs(pruning, groups)
+        if pruning.budget is not None:
+            shares = {kind: getattr(pruning.budget, kind) for kind in BUDGETS}
+            knobs += [
+                Knob(f"budget.{kind}", kind, tuple(found))
+                for kind, found in shares.items()
+                if found != [1.0]
+            ]
     if section.low_rank is not None:
         rank = section.low_rank
         layers = {op.name: weighted[op.name] for op in graph.weighted if factorizable(op)}
@@ -334,6 +390,26 @@ def _knobs(section: SpaceSection, graph: Graph, targets: tuple[str, ...]) -> tup
     return (*knobs, Knob("target", "target", targets))
 
 
+def _ratio_knobs(pruning: Pruning, groups: Mapping[str, tuple[int, int]]) -> list[Knob]:
+    knobs = layer_knobs("prune", pruning.granularity, pruning.ratio, groups, pruning.skip)
+    knobs += _choice("criterion", pruning.criterion)
+    knobs += _choice("schedule", pruning.schedule)
+    if pruning.ramp != RampSection():
+        knobs += _choice("start", pruning.ramp.start)
+        knobs += _choice("end", pruning.ramp.end)
+        knobs += _choice("updates", pruning.ramp.updates)
+    return knobs
+
+
+def _left_whole(pruning: Pruning | None, graph: Graph) -> tuple[str, ...]:
+    """Groups of layers that budgets leave as they are."""
+    if pruning is None or pruning.budget is None:
+        return ()
+    groups = {group.name: group.stage for group in channel_groups(graph)}
+    (all_,) = layer_knobs("prune", "global", (0.0,), groups, pruning.skip)
+    return tuple(name for name in groups if name not in all_.layers)
+
+
 def _choice(kind: KnobKind, values: Sequence[Value]) -> list[Knob]:
     # A knob with one value still decides, so that the candidate says what was used.
     return [Knob(kind, kind, tuple(values))]
@@ -357,11 +433,37 @@ def _check_possible(problem: Problem) -> None:
         )
 
 
+def _check_budgets(space: Space) -> None:
+    """Refuse a budget that the narrowest network exceeds."""
+    narrowing = Narrowing(space.graph, space.alignment, space.left_whole)
+    whole, least = needs(space.graph), narrowing.needs(narrowing.narrowest)
+    for knob in space.knobs:
+        if knob.kind not in BUDGETS:
+            continue
+        share = min(float(choice) for choice in knob.choices)
+        limits = Budgets.of(space.graph, {knob.kind: share})
+        if not limits.met(least):
+            name = SHARES[knob.kind]
+            part = getattr(least, name) / getattr(whole, name)
+            raise StudyError(
+                f"'space.pruning.budget.{knob.kind}' holds {share:g}, and the narrowest network "
+                f"needs {part:.3g} of what the whole one needs; allowed: {_up(part):g} to 1"
+            )
+
+
+def _up(share: float) -> float:
+    """Three decimals, not less."""
+    return math.ceil(1000 * share) / 1000
+
+
 def _check_sampler(study: StudyFile, space: Space) -> None:
     """Make the sampler once, so that what it refuses is told before anything is trained."""
     if study.sampler.name in GREY_BOX:
         return  # their settings were checked with the file, and they take any space
     try:
+        if study.sampler.name == "grid" and space.conditional:
+            check_grid(space.size)
+            return  # walked without Optuna's sampler, which knows no conditions
         make_sampler(study.sampler.name, study.sampler.settings, study.seed, 0, space.choices)
     except StudyError as error:
         raise StudyError(f"'sampler': {error}") from error

@@ -21,7 +21,7 @@ from dse.candidate import Candidate
 from dse.errors import StudyError
 from dse.problem import Problem
 from dse.rows import StudyRecord
-from dse.samplers import GREY_BOX, make_sampler, starts
+from dse.samplers import GREY_BOX, draws_together, make_sampler, starts
 from dse.search_costs import grey_box, searched
 from dse.trial import METRICS, State, Trial
 
@@ -68,6 +68,7 @@ class Proposer:
         self._grey: GreyBoxSampler | None = None
         self._stream = ordinal * STREAM
         self._believed: dict[int, int] = {}  # number in the memory study, by trial
+        self._together = draws_together(record.sampler, record.sampler_settings)
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -78,6 +79,9 @@ class Proposer:
         """
         draw = number + self._stream
         source = random.Random(self.record.seed * 1_000_003 + draw)
+        if self.record.sampler == "grid" and self.space.conditional:
+            params = draws.unseen(self.space, known, source)
+            return None if params is None else self._enqueued(params, number)
         if asked_before < starts(self.record.sampler, self.record.sampler_settings):
             params = draws.spread(self.problem, known, source)
             if params is not None:
@@ -102,14 +106,34 @@ class Proposer:
         return self._ask(number)
 
     def _ask(self, number: int) -> Proposal:
-        asked = self._study.ask(self.space.distributions)
-        candidate = self.space.candidate(asked.params)
+        asked = self._asked()
+        params = self.space.asked(asked.params)
+        candidate = self.space.candidate(params)
         attrs = dict(self._study._storage.get_trial_system_attrs(asked._trial_id))
         if self._grey is not None:
             from dse.greybox.history import CLAIM
 
             attrs.pop(CLAIM, None)
-        return Proposal(number, candidate, asked.params, attrs, asked)
+        return Proposal(number, candidate, params, attrs, asked)
+
+    def _asked(self) -> optuna.Trial:
+        """A trial of the memory study with the knobs that its method of pruning asks for.
+
+        Where the sampler needs a value of every knob, the others have what a resumed study gives.
+        """
+        distributions = self.space.distributions
+        if self._together or not self.space.conditional:
+            asked = self._study.ask(distributions)
+            for name in set(distributions) - set(self.space.asks(asked.params)):
+                value = distributions[name].to_internal_repr(self.space.filled({})[name])
+                self._study._storage.set_trial_param(
+                    asked._trial_id, name, value, distributions[name]
+                )
+            return asked
+        asked = self._study.ask({"pruning": distributions["pruning"]})
+        for name in self.space.asks(asked.params):
+            asked._suggest(name, distributions[name])
+        return asked
 
     def _sampler(self, draw: int) -> BaseSampler:
         """The sampler for a draw; the grey box is kept for the costs that it has asked for."""
@@ -149,6 +173,13 @@ class Proposer:
             self._add(trial)
         self._remember(trial)
 
+    def learned_widths(self) -> None:
+        """The space knows the widths of one more training: the grey box asks for costs anew.
+
+        All that it derives from costs follows from the trials known by then, as after a resume.
+        """
+        self._grey = None
+
     def drop(self, proposal: Proposal) -> None:
         """Nothing comes of a proposal, as another worker has the same."""
         if proposal.asked is not None:
@@ -166,8 +197,7 @@ class Proposer:
             self._study.add_trial(
                 create_trial(
                     state=TrialState.FAIL,
-                    params=dict(trial.params),
-                    distributions=self.space.distributions,
+                    **self._knobs(trial),
                 )
             )
 
@@ -199,11 +229,18 @@ class Proposer:
         return create_trial(
             state=state,
             values=self._values(trial) if done else None,
-            params=dict(trial.params),
-            distributions=self.space.distributions,
+            **self._knobs(trial),
             system_attrs=dict(trial.attrs),
             constraints=self._constraints(trial) if done else None,
         )
+
+    def _knobs(self, trial: Trial) -> dict[str, Any]:
+        """A trial's parameters with their distributions, as the sampler is to see them."""
+        params = self.space.filled(trial.params) if self._together else dict(trial.params)
+        return {
+            "params": params,
+            "distributions": {name: self.space.distributions[name] for name in params},
+        }
 
     def _tellable(self, trial: Trial) -> bool:
         """A failed trial, or a baseline that no knob can express, teaches the sampler nothing.

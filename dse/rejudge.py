@@ -141,16 +141,19 @@ def _judged(trial: Trial, problem: Problem, baseline: float | None) -> Trial:
     """The trial with the state that the constraints now give it; what failed or waits stays."""
     if trial.state not in (State.COMPLETE, State.INFEASIBLE):
         return trial
-    target = Candidate.from_json(trial.candidate).target
-    if any(trial.value(name) is None for name in problem.objectives if name != "accuracy"):
+    candidate = Candidate.from_json(trial.candidate)
+    if candidate.open:  # rejected by what its costs are at least
+        screening = problem.screen(candidate)
+    elif any(trial.value(name) is None for name in problem.objectives if name != "accuracy"):
         return trial  # its backend cannot run it
-    costs = {name: trial.metrics[name] for name in COST_METRICS}
-    screening = problem.decide(costs, target)
+    else:
+        costs = {name: trial.metrics[name] for name in COST_METRICS}
+        screening = problem.decide(costs, candidate.target)
     violations: Mapping[str, float] = screening.violations
     reasons: Sequence[str] = screening.reasons
     accuracy = trial.metrics.get("accuracy")
     if accuracy is not None:
-        more, also = problem.judge(accuracy, baseline, target)
+        more, also = problem.judge(accuracy, baseline, candidate.target)
         violations, reasons = {**violations, **more}, (*reasons, *also)
     elif not reasons:
         # Rejected before: it may be proposed again, and is then trained.

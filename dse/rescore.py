@@ -22,10 +22,11 @@ from dse.front import Front
 from dse.graph.archive import from_bytes
 from dse.graph.channels import with_encodings
 from dse.graph.ir import Graph
+from dse.knobs import Knob
 from dse.problem import Problem
 from dse.provenance import versions
 from dse.rows import StudyRecord
-from dse.space import Knob, Space
+from dse.space import Space
 from dse.storage import Storage
 from dse.study import parse_study
 from dse.targets import Board, Target, cost, find_backend, load_boards, parse_target

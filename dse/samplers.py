@@ -85,6 +85,20 @@ def starts(name: str, settings: Mapping[str, Any]) -> int:
     return int(settings.get("population_size", _POPULATION)) if name.startswith("nsga") else 0
 
 
+def draws_together(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the sampler draws all knobs at once, and so needs a value of each in every trial."""
+    return name in ("nsga2", "nsga3", "gp") or bool(settings.get("multivariate", False))
+
+
+def check_grid(points: int) -> None:
+    """Raise StudyError for a grid of more than 20,000 points."""
+    if points > MAX_GRID:
+        raise StudyError(
+            f"the grid has {points:,} points; allowed: up to {MAX_GRID:,}; "
+            "take coarser knobs or another sampler"
+        )
+
+
 def make_sampler(
     name: str,
     settings: Mapping[str, Any],
@@ -108,8 +122,7 @@ def make_sampler(
     derived = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
     options = dict(settings) | ({"constant_liar": True} if others and name == "tpe" else {})
     sampler = _MAKERS[name](options, derived, seed, choices)
-    together = name in ("nsga2", "nsga3", "gp") or settings.get("multivariate", False)
-    if distributions is not None and together:
+    if distributions is not None and draws_together(name, settings):
         known = {knob: found for knob, found in distributions.items() if not found.single()}
         sampler.infer_relative_search_space = lambda study, trial: dict(known)  # type: ignore[method-assign]
     return sampler
@@ -173,12 +186,7 @@ def _grid(
 ) -> BaseSampler:
     from optuna.samplers import GridSampler
 
-    points = math.prod(len(values) for values in choices.values())
-    if points > MAX_GRID:
-        raise StudyError(
-            f"the grid has {points:,} points; allowed: up to {MAX_GRID:,}; "
-            "take coarser knobs or another sampler"
-        )
+    check_grid(math.prod(len(values) for values in choices.values()))
 
     class _Grid(GridSampler):
         """A grid under ask and tell; the explorer sees by itself when it is exhausted."""

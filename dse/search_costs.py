@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from dse.candidate import Candidate
 from dse.graph.factor import factor_shapes
+from dse.knobs import BUDGETS, Knob, KnobKind
 from dse.problem import Problem
-from dse.space import Knob, KnobKind, Space
+from dse.space import Space
 from dse.trial import COST_METRICS, MetricName
 
 if TYPE_CHECKING:
@@ -66,14 +67,17 @@ def _anywhere(problem: Problem, params: Params) -> Candidate:
 def _costs(
     problem: Problem, networks: Sequence[Params], deployments: Sequence[Params]
 ) -> npt.NDArray[np.float64]:
-    """log10 of the costs that are objectives, (n, d, k); nan where a constraint is missed."""
+    """log10 of the costs that are objectives, (n, d, k); nan where a constraint is missed.
+
+    Of widths that training finds they are predicted until they are known.
+    """
     names = [name for name in problem.objectives if name in COST_METRICS]
     found = np.full((len(networks), len(deployments), max(1, len(names))), np.nan)
     for row, network in enumerate(networks):
         candidate = _anywhere(problem, network)
         for column, deployment in enumerate(deployments):
             target = str(next(iter(deployment.values()), candidate.target))
-            screening = problem.screen(replace(candidate, target=target))
+            screening = problem.expect(replace(candidate, target=target))
             if screening.feasible:
                 values = [screening.metrics[name].value or 1.0 for name in names]
                 found[row, column] = [math.log10(value) for value in values] or [0.0]
@@ -81,20 +85,25 @@ def _costs(
 
 
 def features(problem: Problem, params: Params) -> Mapping[str, Sequence[float]]:
-    """Numbers by layer for what compresses layers; other knobs by value, or one-hot by choice."""
-    candidate, found = _anywhere(problem, params), dict[str, list[float]]()
-    for knob in problem.space.knobs:
-        if knob.kind in BY_LAYER:
-            if knob.kind not in found:
-                found[knob.kind] = BY_LAYER[knob.kind](problem.space, candidate)
-        elif knob.kind != "target" and len(knob.choices) > 1:
-            found[knob.name] = _chosen(knob, params[knob.name])
+    """Numbers by layer for what compresses layers; other knobs by value, or one-hot by choice.
+
+    Budgets say themselves in widths, predicted or found; a knob that does not count says nothing.
+    """
+    space, found = problem.space, dict[str, list[float]]()
+    candidate = space.expected(_anywhere(problem, params))
+    for knob in space.knobs:
+        kind: KnobKind = "prune" if knob.kind in BUDGETS else knob.kind
+        if kind in BY_LAYER:
+            if kind not in found:
+                found[kind] = BY_LAYER[kind](space, candidate)
+        elif kind != "target" and len(knob.choices) > 1:
+            found[knob.name] = _chosen(knob, params.get(knob.name))
     return found
 
 
 def _chosen(knob: Knob, value: Any) -> list[float]:
     if all(isinstance(choice, int | float) for choice in knob.choices):
-        return [float(value)]
+        return [float(knob.choices[0] if value is None else value)]
     return [float(value == choice) for choice in knob.choices]
 
 

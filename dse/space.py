@@ -7,12 +7,12 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from dse.candidate import CALIBRATION, Candidate, digest
-from dse.errors import StudyError, nearest
+from dse.errors import CompressionError, StudyError
 from dse.graph.blocks import ELEMENT
 from dse.graph.channels import channel_groups, narrow, with_encodings
 from dse.graph.code_book import shrinks
@@ -25,88 +25,30 @@ from dse.graph.factor import (
     spread,
 )
 from dse.graph.ir import Graph
+from dse.graph.resources import Budgets
+from dse.knobs import BUDGET, BUDGETS, RATIO, Knob, KnobKind, Value
+from dse.widths import Narrowing, aligned_width
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-KnobKind: TypeAlias = Literal[
-    "prune",
-    "low_rank",
-    "factors",
-    "sparsity",
-    "pattern",
-    "code_book",
-    "vector",
-    "start",
-    "end",
-    "updates",
-    "bits",
-    "criterion",
-    "schedule",
-    "precision",
-    "method",
-    "ranges",
-    "scales",
-    "equalization",
-    "rounding",
-    "biases",
-    "distillation",
-    "temperature",
-    "target",
-]
-Value: TypeAlias = str | int | float
 MAX_KNOWN_SHAPES = 4096
 
 
 @dataclass(frozen=True)
-class Knob:
-    """One thing a sampler chooses: its values, and the layers or groups it acts on."""
-
-    name: str
-    kind: KnobKind
-    choices: tuple[Value, ...]
-    layers: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.choices:
-            raise StudyError(f"knob '{self.name}' has no values to choose from")
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the values are evenly spaced numbers (a range for the sampler)."""
-        if len(self.choices) < 3 or any(isinstance(c, str) for c in self.choices):
-            return False
-        numbers = [float(c) for c in self.choices]
-        step = numbers[1] - numbers[0]
-        return step > 0 and all(
-            math.isclose(b - a, step, abs_tol=1e-9) for a, b in itertools.pairwise(numbers)
-        )
-
-    def distribution(self) -> BaseDistribution:
-        """The knob as Optuna knows it."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
-
-        if not self.ordered:
-            return CategoricalDistribution(self.choices)
-        low, high = self.choices[0], self.choices[-1]
-        step = float(self.choices[1]) - float(low)
-        if all(isinstance(choice, int) for choice in self.choices):
-            return IntDistribution(int(low), int(high), step=int(step))
-        return FloatDistribution(float(low), float(high), step=round(step, 10))
-
-
-@dataclass(frozen=True)
 class Space:
-    """Every candidate of a study: knobs over one network, with widths rounded to `alignment`."""
+    """Every candidate of a study: knobs over one network, with widths rounded to `alignment`.
+
+    Budgets leave the groups `left_whole` as they are. The widths that trainings found within
+    budgets are learned (`learn`), and then are what such a candidate has.
+    """
 
     graph: Graph
     knobs: tuple[Knob, ...]
     targets: tuple[str, ...]
     alignment: int = 1
+    left_whole: tuple[str, ...] = ()
+    _found: dict[str, Mapping[str, int]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         names = [knob.name for knob in self.knobs]
@@ -128,7 +70,46 @@ class Space:
     @cached_property
     def size(self) -> int:
         """Settings of the knobs; several may mean one candidate."""
-        return math.prod(len(knob.choices) for knob in self.knobs)
+        branches = self._branches.values()
+        return sum(math.prod(map(len, branch.values())) for branch in branches)
+
+    @cached_property
+    def _branches(self) -> dict[Value, dict[str, tuple[Value, ...]]]:
+        """Values by knob for every method of pruning, which asks for knobs of its own."""
+        methods = next((knob.choices for knob in self.knobs if knob.kind == "pruning"), (RATIO,))
+        return {
+            method: {
+                knob.name: (method,) if knob.kind == "pruning" else knob.choices
+                for knob in self.knobs
+                if knob.branch in ("", method)
+            }
+            for method in methods
+        }
+
+    @property
+    def conditional(self) -> bool:
+        """Whether some knobs are asked only under one method of pruning."""
+        return len(self._branches) > 1
+
+    def asks(self, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the knobs that count under the method of pruning that `params` hold."""
+        first = next(iter(self._branches))
+        return tuple(self._branches[params.get("pruning", first)])
+
+    def asked(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of `params` that count."""
+        names = set(self.asks(params))
+        return {name: value for name, value in params.items() if name in names}
+
+    def filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A value for every knob: what does not count removes nothing where a value allows it."""
+        neutral = {
+            knob.name: next(
+                (c for c in knob.choices if c == _NEUTRAL.get(knob.kind)), knob.choices[0]
+            )
+            for knob in self.knobs
+        }
+        return {**neutral, **params}
 
     @cached_property
     def channels(self) -> dict[str, int]:
@@ -165,6 +146,7 @@ class Space:
     def candidate(self, params: Mapping[str, Any]) -> Candidate:
         """What a setting of the knobs means; equal networks become equal candidates."""
         picked: dict[str, Any] = {
+            "pruning": RATIO,
             "criterion": "l2",
             "schedule": "one-shot",
             **USUAL_RAMP,
@@ -184,11 +166,14 @@ class Space:
         ratios: dict[str, float] = {}
         bits = dict.fromkeys(self.layers, 8)
         entries: dict[str, int] = {}
+        budgets: dict[str, float] = {}
         for name, value in params.items():
             knob = self._knob[name]
             if knob.kind == "prune":
                 # Samplers step from the lowest value: 0.1 * 3 is not quite 0.3.
                 widths.update(self._widths(knob, round(float(value), 10)))
+            elif knob.kind in BUDGETS:
+                budgets.update({knob.kind: round(float(value), 10)} if value < 1 else {})
             elif knob.kind == "low_rank":
                 ratios.update(dict.fromkeys(knob.layers, round(float(value), 10)))
             elif knob.kind == "sparsity":
@@ -199,6 +184,10 @@ class Space:
                 bits.update(dict.fromkeys(knob.layers, int(value)))
             else:
                 picked[knob.kind] = value
+        if picked["pruning"] == BUDGET:
+            widths = {}
+        else:
+            budgets = {}
         floating = picked["precision"] == "float32"
         learned = picked["method"] == "qat" and not floating
         # Whatever decides nothing is left out: training starts from min-max, and needs a teacher
@@ -210,8 +199,8 @@ class Space:
             dense = {layer: n for layer, n in entries.items() if n and layer not in kept}
             books = self._books(widths, ranks, factors, dense, int(picked["vector"]))
             bits.update(dict.fromkeys(books, 8))
-        taught = picked["distillation"] and (widths or kept or ranks or learned)
-        return Candidate(
+        taught = picked["distillation"] and (widths or kept or ranks or budgets or learned)
+        found = Candidate(
             target=picked["target"],
             widths=widths,
             kept=kept,
@@ -229,7 +218,68 @@ class Space:
             ramp=_ramp(picked) if widths or kept else {},
             code_books=books,
             vector=int(picked["vector"]) if books else 0,
+            budgets=budgets,
+            alignment=self.alignment if budgets else 0,
+            whole=self.left_whole if budgets else (),
         )
+        return self.known(found)
+
+    # --- what budgets leave ---------------------------------------------------------------------
+
+    def known(self, candidate: Candidate) -> Candidate:
+        """The candidate with the widths that a training found for it, where one has."""
+        widths = self._found.get(candidate.float_key) if candidate.open else None
+        return candidate if widths is None else replace(candidate, widths=widths)
+
+    def learn(self, candidate: Candidate) -> bool:
+        """Remember the widths that training found; whether that is new."""
+        if not candidate.budgets or not candidate.widths:
+            return False
+        return self._found.setdefault(candidate.float_key, candidate.widths) is candidate.widths
+
+    def apart(self) -> Space:
+        """The same space, which learns widths by itself: they depend on a study's seed."""
+        return replace(self, _found={})
+
+    def trained(self, candidate: Candidate, graph: Graph) -> Candidate:
+        """An open candidate with the widths of its network."""
+        made = {op.name: op.weight.shape[0] for op in graph.weighted}
+        found = {name: made[name] for name in self.channels}
+        return replace(candidate, widths=self._narrowing(candidate).removed(found))
+
+    def narrowest(self, candidate: Candidate) -> Candidate:
+        """An open candidate with the least widths that a training could find."""
+        if not candidate.open:
+            return candidate
+        narrowing = self._narrowing(candidate)
+        return replace(candidate, widths=narrowing.removed(narrowing.narrowest))
+
+    def expected(self, candidate: Candidate) -> Candidate:
+        """An open candidate with predicted widths: the best within its budgets if all groups
+        mattered alike. A prediction, for samplers only."""
+        if not candidate.open:
+            return candidate
+        key = candidate.alignment, candidate.whole, *sorted(candidate.budgets.items())
+        if key not in self._known_expected:
+            narrowing = self._narrowing(candidate)
+            budgets = Budgets.of(self.graph, candidate.budgets)
+            self._known_expected[key] = narrowing.removed(narrowing.expected(budgets))
+        return replace(candidate, widths=self._known_expected[key])
+
+    @cached_property
+    def _known_expected(self) -> dict[tuple[Any, ...], dict[str, int]]:
+        return {}
+
+    def _narrowing(self, candidate: Candidate) -> Narrowing:
+        """By what the candidate says, which may come from a study with another alignment."""
+        key = candidate.alignment, candidate.whole
+        return self._narrowings.setdefault(key, Narrowing(self.graph, *key))
+
+    @cached_property
+    def _narrowings(self) -> dict[tuple[int, tuple[str, ...]], Narrowing]:
+        return {}
+
+    # --- what ratios leave ----------------------------------------------------------------------
 
     def _widths(self, knob: Knob, ratio: float) -> dict[str, int]:
         found = {}
@@ -293,22 +343,29 @@ class Space:
 
         Used to tell samplers about the baselines.
         """
+        settings = (self._setting(candidate, branch) for branch in self._branches.values())
+        return next((p for p in settings if p and self.candidate(p) == candidate), None)
+
+    def _setting(
+        self, candidate: Candidate, branch: Mapping[str, Sequence[Value]]
+    ) -> dict[str, Value]:
+        """What would mean `candidate` if it changes nothing else; empty without such a choice."""
         params: dict[str, Value] = {}
-        for knob in self.knobs:
-            neutral = _NEUTRAL.get(knob.kind)
-            value: Value = knob.choices[0] if neutral is None else neutral
-            if knob.kind in ("target", "precision"):
-                value = str(getattr(candidate, knob.kind))
-            elif knob.kind == "bits" and not candidate.bits:
-                value = max(knob.choices)  # whatever it says, the weights are floats
-            elif knob.kind == "code_book" and not candidate.bits:
-                value = knob.choices[0]
-            elif knob.kind in _OPTIONAL and value not in knob.choices:
-                value = knob.choices[0]  # may decide nothing here, which is seen below
-            if value not in knob.choices:
-                return None
-            params[knob.name] = next(c for c in knob.choices if c == value)
-        return params if self.candidate(params) == candidate else None
+        for name, choices in branch.items():
+            kind = self._knob[name].kind
+            value: Value = _NEUTRAL.get(kind, choices[0])
+            if kind in ("target", "precision"):
+                value = str(getattr(candidate, kind))
+            elif kind == "bits" and not candidate.bits:
+                value = max(choices)  # whatever it says, the weights are floats
+            elif kind == "code_book" and not candidate.bits:
+                value = choices[0]
+            elif kind in _OPTIONAL and value not in choices:
+                value = choices[0]  # may decide nothing here, which is seen below
+            if value not in choices:
+                return {}
+            params[name] = next(c for c in choices if c == value)
+        return params
 
     def corners(self, target: str) -> Iterator[Candidate]:
         """The narrowest networks on a target, in every precision and every uniform bit width.
@@ -326,17 +383,23 @@ class Space:
 
     def draw(self, source: random.Random) -> dict[str, Value]:
         """A uniform random setting."""
-        return {knob.name: source.choice(knob.choices) for knob in self.knobs}
+        return self.asked({knob.name: source.choice(knob.choices) for knob in self.knobs})
 
     def settings(self) -> Iterator[dict[str, Value]]:
         """Every setting, in order; for spaces small enough to walk."""
-        names = [knob.name for knob in self.knobs]
-        for values in itertools.product(*(knob.choices for knob in self.knobs)):
-            yield dict(zip(names, values, strict=True))
+        for branch in self._branches.values():
+            for values in itertools.product(*branch.values()):
+                yield dict(zip(branch, values, strict=True))
 
     def shapes(self, candidate: Candidate) -> Graph:
-        """The candidate's graph without weights: its exact costs, before any training."""
-        known = self._known_shapes.get(candidate.network_key)
+        """The candidate's graph without weights: its exact costs, before any training.
+
+        Raises CompressionError for an open candidate, whose widths nobody knows.
+        """
+        if candidate.open:
+            raise CompressionError("widths within budgets are not known before a training")
+        key = candidate.network_key, tuple(candidate.widths.items()) if candidate.budgets else ()
+        known = self._known_shapes.get(key)
         if known is None:
             narrowed = self._narrowed(candidate.widths)
             split = factorize_shapes(narrowed, candidate.ranks, candidate.factors or "channel")
@@ -346,11 +409,11 @@ class Space:
             known = with_encodings(split, bits, kept, candidate.precision, pattern, books)
             if len(self._known_shapes) >= MAX_KNOWN_SHAPES:
                 self._known_shapes.clear()
-            self._known_shapes[candidate.network_key] = known
+            self._known_shapes[key] = known
         return known
 
     @cached_property
-    def _known_shapes(self) -> dict[str, Graph]:
+    def _known_shapes(self) -> dict[tuple[str, tuple[tuple[str, int], ...]], Graph]:
         return {}
 
 
@@ -360,6 +423,7 @@ _OPTIONAL = ("method", "ranges", "distillation", "factors", "pattern", "vector",
 USUAL_RAMP: Mapping[str, Value] = {"start": 0.0, "end": 0.5, "updates": 8}
 _NEUTRAL: Mapping[str, Value] = {
     "prune": 0,
+    **dict.fromkeys(BUDGETS, 1),
     "low_rank": 0,
     "factors": "channel",
     "sparsity": 0,
@@ -374,6 +438,8 @@ _NEUTRAL: Mapping[str, Value] = {
 }
 # The choices of a kind of knob between which no cost is lower.
 _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
+    "pruning": lambda choices: choices,
+    **dict.fromkeys(BUDGETS, lambda choices: [min(choices)]),
     "prune": lambda choices: [max(choices)],
     "low_rank": lambda choices: [min(choices), max(choices)],
     "factors": lambda choices: choices,
@@ -399,13 +465,6 @@ _EXTREMES: Mapping[KnobKind, Callable[[Sequence[Value]], Sequence[Value]]] = {
     "temperature": lambda choices: choices[:1],
     "target": lambda choices: choices,
 }
-_SECTION: Mapping[str, str] = {
-    "prune": "pruning",
-    "low_rank": "low_rank",
-    "sparsity": "sparsity",
-    "code_book": "code_books",
-    "bits": "quantization",
-}
 
 
 def _calibration(picked: Mapping[str, Any], learned: bool) -> dict[str, str]:
@@ -429,45 +488,3 @@ def _ramp(picked: Mapping[str, Any]) -> dict[str, float]:
         "updates": int(picked["updates"]),
     }
     return found if picked["schedule"] != "one-shot" and found != USUAL_RAMP else {}
-
-
-def aligned_width(channels: int, ratio: float, alignment: int) -> int:
-    """Channels kept of `channels` at a pruning ratio, a multiple of `alignment`, at least one step.
-
-    A layer narrower than one step is left whole: kernels would pad it anyway.
-    """
-    if ratio <= 0:
-        return channels
-    steps = max(1, round(channels * (1 - ratio) / alignment))
-    return min(channels, steps * alignment)
-
-
-def layer_knobs(
-    kind: Literal["prune", "low_rank", "sparsity", "code_book", "bits"],
-    granularity: str,
-    choices: Sequence[Value],
-    layers: Mapping[str, tuple[int, int]],
-    skip: Sequence[str],
-) -> list[Knob]:
-    """Knobs over `layers` (name -> height and width it works at), one a layer, stage or in all.
-
-    Raises StudyError for a layer to skip that does not exist, and when all are skipped.
-    """
-    key = f"'space.{_SECTION[kind]}.skip'"
-    for name in skip:
-        if name not in layers:
-            raise StudyError(f"{key} names layer '{name}'; {nearest(name, layers)}")
-    chosen = {name: stage for name, stage in layers.items() if name not in skip}
-    if not chosen:
-        raise StudyError(f"{key} names every layer; leave out the section instead")
-    if granularity == "global":
-        return [Knob(kind, kind, tuple(choices), tuple(chosen))]
-    if granularity == "per-layer":
-        return [Knob(f"{kind}.{name}", kind, tuple(choices), (name,)) for name in chosen]
-    stages: dict[tuple[int, int], list[str]] = {}
-    for name, stage in chosen.items():
-        stages.setdefault(stage, []).append(name)
-    return [
-        Knob(f"{kind}.{height}x{width}", kind, tuple(choices), tuple(names))
-        for (height, width), names in stages.items()
-    ]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dse.candidate import Candidate
 from dse.problem import Problem
-from dse.trial import COST_METRICS, State, Trial
+from dse.trial import COST_METRICS, Metric, State, Trial
 
 CURVE = "dse:curve"
 SAVED = "dse:epochs_saved"
@@ -111,11 +111,16 @@ def needed_accuracy(
         screening = problem.screen(replace(candidate, target=target))
         if not screening.feasible:
             continue
-        own = [screening.metrics[name].value or 0.0 for name in costs]
+        own = [_least(screening.metrics[name]) for name in costs]
         rivals = [a for costs_of, a in members if _no_larger(costs_of, own)]
         needed = min(needed, max(rivals, default=0.0))
     limits = [c.limit(baseline) for c in problem.study.constraints if c.needs_accuracy]
     return max([needed, *limits])
+
+
+def _least(metric: Metric) -> float:
+    """What is known for sure: the value, or how low it may be."""
+    return (metric.low if metric.value is None else metric.value) or 0.0
 
 
 def _no_larger(one: Sequence[float], other: Sequence[float]) -> bool:

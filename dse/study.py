@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,124 +21,27 @@ from pydantic import (
 from dse.candidate import CALIBRATION
 from dse.constraints import Constraint, parse_constraint
 from dse.errors import StudyError, nearest
-from dse.graph.code_book import FEWEST, MOST, VECTORS
 from dse.samplers import SAMPLER_SETTINGS, check_settings
+from dse.space_section import (
+    BudgetSection,
+    CodeBooksSection,
+    Distillation,
+    LowRank,
+    MistakeError,
+    Pruning,
+    Quantization,
+    RampSection,
+    Section,
+    SpaceSection,
+    Sparsity,
+    Whole,
+    as_list,
+    told,
+    unique,
+)
 from dse.study_yaml import parse_yaml, short
 from dse.trial import METRICS, MetricName
 from dse.units import parse_quantity
-
-Granularity = Literal["per-layer", "per-stage", "global"]
-Criterion = Literal["l1", "l2", "bn", "taylor", "apoz", "random"]
-Schedule = Literal["one-shot", "agp", "dynamic"]
-Pattern = Literal[
-    "element", "1x4", "4x1", "2x2", "4x4", "1x4-shared", "4x1-shared", "2x2-shared", "4x4-shared"
-]
-Precision = Literal["int8", "int16", "float32"]
-Method = Literal["ptq", "qat"]
-RangesChoice = Literal["minmax", "percentile", "mse"]
-Factors = Literal["channel", "spatial"]
-Scales = Literal["channel", "tensor"]
-Equalization = Literal["none", "cross-layer"]
-WeightRounding = Literal["nearest", "adaptive"]
-Biases = Literal["rounded", "corrected"]
-PRECISIONS: tuple[Precision, ...] = ("int8", "int16", "float32")  # narrowest first
-MAX_STEPS = 1000
-T = TypeVar("T")
-
-
-class _MistakeError(ValueError):
-    """A whole sentence from below, so that pydantic adds the key that it belongs to."""
-
-
-def _told(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def checked(value: Any) -> Any:
-        try:
-            return parse(value)
-        except StudyError as error:
-            raise _MistakeError(str(error)) from error
-
-    return checked
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-def _unique(values: list[Any]) -> list[Any]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"lists {value!r} twice")
-    return values
-
-
-def _grid(value: Any) -> Any:
-    """A list as it is; {low, high, step} as the list it means."""
-    if not isinstance(value, dict):
-        return _as_list(value)
-    allowed = {"low", "high", "step"}
-    for key in value:
-        if key not in allowed:
-            raise ValueError(f"has the unknown key '{key}'; {nearest(str(key), allowed)}")
-    if set(value) != allowed:
-        raise ValueError(f"needs low, high and step; found {', '.join(map(str, value)) or 'none'}")
-    low, high, step = (_number(value[key], key) for key in ("low", "high", "step"))
-    if step <= 0 or high < low:
-        raise ValueError(
-            f"runs from {low:g} to {high:g} by {step:g}; allowed: low <= high, step > 0"
-        )
-    count = int((high - low) / step + 1e-9) + 1
-    if count > MAX_STEPS:
-        raise ValueError(f"has {count:,} steps; allowed: up to {MAX_STEPS:,}")
-    return [round(low + index * step, 10) for index in range(count)]
-
-
-def _number(value: Any, key: str) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise ValueError(f"has {key} = {value!r}; allowed: a number")
-    return float(value)
-
-
-def _share(value: float) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"holds {value:g}; allowed: 0 (nothing removed) up to, not including, 1")
-    return value
-
-
-def _part(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"holds {value:g}; allowed: 0 (its beginning) to 1 (its end)")
-    return value
-
-
-def _weight_bits(value: int) -> int:
-    if not 2 <= value <= 8:
-        raise ValueError(f"holds {value}; allowed: 2 to 8 bits")
-    return value
-
-
-def _entries(value: int) -> int:
-    if value and not FEWEST <= value <= MOST:
-        raise ValueError(f"holds {value}; allowed: 0 (no code book), or {FEWEST} to {MOST}")
-    return value
-
-
-def _vector(value: int) -> int:
-    if value not in VECTORS:
-        raise ValueError(f"holds {value}; allowed: 1, 2 or 4 weights an entry")
-    return value
-
-
-def _weight(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"holds {value:g}; allowed: 0 (no teacher) to 1 (no labels)")
-    return value
-
-
-def _temperature(value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"holds {value:g}; allowed: above 0")
-    return value
 
 
 def _seconds(value: Any) -> float | None:
@@ -169,131 +71,7 @@ def _objectives(values: list[str]) -> list[str]:
     return values
 
 
-def _clock(value: Any) -> Any:
-    if value in ("max", "all"):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f"holds {value!r}; allowed: 'max', 'all' or frequencies like '80 MHz'")
-    return round(parse_quantity(value, "hertz"))
-
-
-Whole = Annotated[int, Field(strict=True)]
-Share = Annotated[float, Field(strict=True), AfterValidator(_share)]
-Several = Annotated[
-    list[T], BeforeValidator(_as_list), Field(min_length=1), AfterValidator(_unique)
-]
-Grid = Annotated[list[T], BeforeValidator(_grid), Field(min_length=1), AfterValidator(_unique)]
-Shares = Grid[Share]
-Names = Several[str]
-Skip = Annotated[list[str], BeforeValidator(_as_list)]
-
-
-class _Section(BaseModel):
-    """A mapping of the file: unknown keys are refused, an empty key counts as left out."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty_keys(cls, content: Any) -> Any:
-        if not isinstance(content, dict):
-            return content
-        return {key: value for key, value in content.items() if value is not None}
-
-
-class RampSection(_Section):
-    """When gradual pruning goes on, in shares of the fine-tuning, and in how many steps."""
-
-    start: Grid[Annotated[float, Field(strict=True), AfterValidator(_part)]] = [0.0]
-    end: Grid[Annotated[float, Field(strict=True), AfterValidator(_part)]] = [0.5]
-    updates: Grid[Annotated[Whole, Field(ge=1, le=1000)]] = [8]
-
-    @model_validator(mode="after")
-    def _in_order(self) -> RampSection:
-        if max(self.start) > min(self.end):
-            raise ValueError(
-                f"may start at {max(self.start):g} and end at {min(self.end):g}; every start must "
-                "be at most every end"
-            )
-        return self
-
-
-class Pruning(_Section):
-    """Structured pruning: whole output channels are removed."""
-
-    granularity: Granularity = "per-layer"
-    ratio: Shares
-    criterion: Several[Criterion] = ["l2"]
-    schedule: Several[Schedule] = ["one-shot"]
-    ramp: RampSection = RampSection()
-    skip: Skip = []
-
-
-class LowRank(_Section):
-    """Layers become two of lower rank."""
-
-    granularity: Granularity = "per-layer"
-    ratio: Shares
-    factors: Several[Factors] = ["channel"]
-    skip: Skip = []
-
-
-class Sparsity(_Section):
-    """Magnitude pruning of weights: single ones, or blocks of them, become zero."""
-
-    granularity: Granularity = "global"
-    ratio: Shares
-    pattern: Several[Pattern] = ["element"]
-    skip: Skip = []
-
-
-class CodeBooksSection(_Section):
-    """Weight sharing: weights become indices of a few sub-vectors that a layer's channels share."""
-
-    granularity: Granularity = "per-layer"
-    entries: Several[Annotated[Whole, AfterValidator(_entries)]]
-    vector: Several[Annotated[Whole, AfterValidator(_vector)]] = [1]
-    skip: Skip = []
-
-
-class Quantization(_Section):
-    """Weight widths by layer; activations are int8 or int16 (or all is float32)."""
-
-    granularity: Granularity = "per-layer"
-    weight_bits: Several[Annotated[Whole, AfterValidator(_weight_bits)]] = [8]
-    precision: Several[Precision] = ["int8"]
-    method: Several[Method] = ["ptq"]
-    ranges: Several[RangesChoice] = ["minmax"]
-    scales: Several[Scales] = ["channel"]
-    equalization: Several[Equalization] = ["none"]
-    rounding: Several[WeightRounding] = ["nearest"]
-    biases: Several[Biases] = ["rounded"]
-    skip: Skip = []
-
-
-class Distillation(_Section):
-    """The baseline as a teacher of every fine-tuning."""
-
-    weight: Grid[Annotated[float, Field(strict=True), AfterValidator(_weight)]]
-    temperature: Grid[Annotated[float, Field(strict=True), AfterValidator(_temperature)]] = [4.0]
-
-
-class SpaceSection(_Section):
-    """What may be varied."""
-
-    pruning: Pruning | None = None
-    low_rank: LowRank | None = None
-    sparsity: Sparsity | None = None
-    code_books: CodeBooksSection | None = None
-    quantization: Quantization = Quantization()
-    distillation: Distillation | None = None
-    boards: Names
-    backends: Names
-    clocks: Several[Annotated[Any, BeforeValidator(_told(_clock))]] = ["max"]
-    alignment: Annotated[Whole, Field(ge=1, le=64)] | None = None
-
-
-class BringYourOwn(_Section):
+class BringYourOwn(Section):
     """A user's model and data, each `package.module:function`."""
 
     model: str
@@ -325,7 +103,7 @@ def _sampler(value: Any) -> Any:
     return section
 
 
-class StudyFile(_Section):
+class StudyFile(Section):
     """The whole file."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -335,23 +113,23 @@ class StudyFile(_Section):
             lambda v: "one's own" if isinstance(v, dict | BringYourOwn) else "one by name"
         ),
     ]
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     space: SpaceSection
     objectives: Annotated[
         list[Annotated[MetricName, BeforeValidator(_metric)]],
-        BeforeValidator(_as_list),
-        AfterValidator(_unique),
+        BeforeValidator(as_list),
+        AfterValidator(unique),
         AfterValidator(_objectives),
     ]
     constraints: Annotated[
-        list[Annotated[Constraint, BeforeValidator(_told(_constraint))]], BeforeValidator(_as_list)
-    ] = []
-    sampler: Annotated[SamplerSection, BeforeValidator(_told(_sampler))] = SamplerSection(
+        list[Annotated[Constraint, BeforeValidator(told(_constraint))]], BeforeValidator(as_list)
+    ] = Field(default_factory=list)
+    sampler: Annotated[SamplerSection, BeforeValidator(told(_sampler))] = SamplerSection(
         name="auto"
     )
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     n_trials: Annotated[Whole, Field(ge=3, le=1_000_000)] = 100
-    timeout: Annotated[float | None, BeforeValidator(_told(_seconds))] = None
+    timeout: Annotated[float | None, BeforeValidator(told(_seconds))] = None
     storage: str | None = None
     verify: Literal["front", "always", "never"] = "never"
     early_stop: bool = False
@@ -390,6 +168,8 @@ class StudyFile(_Section):
             ("quantization", "method", ["ptq"]),
             ("quantization", "ranges", ["minmax"]),
             *(("quantization", kind, [usual]) for kind, usual in CALIBRATION.items()),
+            ("pruning", "method", ["ratio"]),
+            ("pruning", "budget", None),
             ("pruning", "ramp", RampSection().model_dump(mode="json")),
             ("sparsity", "pattern", ["element"]),
         ):
@@ -429,7 +209,7 @@ def _first_mistake(error: ValidationError) -> str:
         cause = context.get("error", found["msg"])
         if not where:
             return str(cause)
-        return f"'{where}': {cause}" if isinstance(cause, _MistakeError) else f"'{where}' {cause}"
+        return f"'{where}': {cause}" if isinstance(cause, MistakeError) else f"'{where}' {cause}"
     if kind == "literal_error":
         allowed = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
         words = [word.strip() for word in allowed.split(",")]
@@ -463,6 +243,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "": StudyFile,
     "space": SpaceSection,
     "pruning": Pruning,
+    "budget": BudgetSection,
     "ramp": RampSection,
     "low_rank": LowRank,
     "sparsity": Sparsity,

@@ -148,6 +148,8 @@ def compression_text(trial: Trial) -> str:
     """What was done to the network, short."""
     candidate = trial.candidate
     parts = [trial.baseline and f"{trial.baseline} baseline"]
+    if budgets := candidate.get("budgets"):
+        parts.append(budgets_text(budgets))
     if widths := candidate.get("widths"):
         parts.append("channels " + " ".join(f"{n}={w}" for n, w in widths.items()))
     if ranks := candidate.get("ranks"):
@@ -171,6 +173,11 @@ def compression_text(trial: Trial) -> str:
         parts.append(f"{candidate['criterion']} {candidate['schedule']}")
     parts += training_parts(candidate)
     return ", ".join(part for part in parts if part)
+
+
+def budgets_text(budgets: Mapping[str, float]) -> str:
+    """Within which shares of the unpruned network's needs the widths were found."""
+    return "within " + ", ".join(f"{100 * share:g} % of {n}" for n, share in budgets.items())
 
 
 CALIBRATION_TEXTS: Mapping[str, str] = {

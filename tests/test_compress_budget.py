@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from dse.compress.allocate import best_shares
-from dse.compress.budget import Budgets, Search, prune_to_budgets
+from dse.compress.budget import Search, prune_to_budgets
 from dse.compress.mask_points import mask_points
-from dse.compress.resources import FractionalNeeds, needs
 from dse.errors import CompressionError
+from dse.graph.allocate import best_shares
 from dse.graph.channels import channel_groups, narrow
 from dse.graph.ir import Graph
+from dse.graph.resources import Budgets, FractionalNeeds, needs
 from dse.graph.trace import trace
+from dse.widths import Narrowing
 from dse.workloads import Recipe, float_accuracy
 from tests import networks
 from tests.test_compress_schedule import network, split
@@ -111,7 +112,7 @@ def test_a_group_that_nothing_reads_is_worth_nothing() -> None:
     with torch.no_grad():
         model.get_submodule("3").get_parameter("weight").zero_()
     graph = graph_of(model)
-    search = Search(graph, Budgets(macs=1), 1)
+    search = Search(Narrowing(graph), Budgets(macs=1))
     search.attach(model, split().inputs[:1])
     model.train()
     loss = F.cross_entropy(model(split().inputs), split().labels)

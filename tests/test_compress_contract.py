@@ -28,7 +28,8 @@ from dse.graph import archive, execute
 from dse.graph.ir import Graph
 from dse.graph.trace import trace
 from dse.problem import Problem, build_problem
-from dse.study import Criterion, parse_study
+from dse.space_section import Criterion
+from dse.study import parse_study
 from dse.targets import find_backend
 from dse.targets.kernels import KernelLibrary
 from dse.workloads import Dataset, Recipe, Workload, dataset_from_arrays

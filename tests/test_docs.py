@@ -13,7 +13,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 
-from dse import cli, study
+from dse import cli, space_section, study
 from dse.samplers import SAMPLER_SETTINGS
 from dse.study import StudyFile, parse_study, read_study
 from dse.targets import load_backends, load_boards
@@ -77,20 +77,21 @@ def test_the_reference_shows_every_key_at_once() -> None:
         assert set(type(section).model_fields) - section.model_fields_set <= {"skip"}
 
 
-def _sections_of(space: study.SpaceSection) -> tuple[BaseModel | None, ...]:
+def _sections_of(space: space_section.SpaceSection) -> tuple[BaseModel | None, ...]:
     return space, space.pruning, space.quantization, space.distillation
 
 
 SECTIONS: tuple[type[BaseModel], ...] = (
     StudyFile,
     study.BringYourOwn,
-    study.SpaceSection,
-    study.Pruning,
-    study.LowRank,
-    study.Sparsity,
-    study.CodeBooksSection,
-    study.Quantization,
-    study.Distillation,
+    space_section.SpaceSection,
+    space_section.Pruning,
+    space_section.BudgetSection,
+    space_section.LowRank,
+    space_section.Sparsity,
+    space_section.CodeBooksSection,
+    space_section.Quantization,
+    space_section.Distillation,
     study.SamplerSection,
 )
 
@@ -100,15 +101,26 @@ def test_every_key_is_explained_and_every_explained_key_exists() -> None:
     explained = set(re.findall(r"(?m)^\| `([^`]+)` \|", text))  # the first cell of every table
     keys = {key for model in SECTIONS for key in model.model_fields}
     keys |= {field.name for field in fields(Recipe)}
-    words = {*METRICS, *SAMPLER_SETTINGS, *get_args(study.Granularity)}
+    words = {*METRICS, *SAMPLER_SETTINGS, *get_args(space_section.Granularity)}
     assert explained == keys | words
 
 
 def test_every_setting_unit_and_choice_is_in_the_reference() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
-    choices = [*get_args(study.Criterion), *get_args(study.Schedule), *get_args(study.Precision)]
-    choices += [*get_args(study.Method), *get_args(study.RangesChoice)]
-    later = (study.Factors, study.Scales, study.Equalization, study.WeightRounding, study.Biases)
+    choices = [
+        *get_args(space_section.PruningMethod),
+        *get_args(space_section.Criterion),
+        *get_args(space_section.Schedule),
+        *get_args(space_section.Precision),
+    ]
+    choices += [*get_args(space_section.Method), *get_args(space_section.RangesChoice)]
+    later = (
+        space_section.Factors,
+        space_section.Scales,
+        space_section.Equalization,
+        space_section.WeightRounding,
+        space_section.Biases,
+    )
     choices += [word for kind in later for word in get_args(kind)]
     for word in (*choices, *(key for keys in SAMPLER_SETTINGS.values() for key in keys)):
         assert f"`{word}`" in text

@@ -16,7 +16,8 @@ from dse.evaluation import Interrupted
 from dse.graph import execute
 from dse.graph.ir import without_values
 from dse.graph.trace import trace
-from dse.space import Knob, Space
+from dse.knobs import Knob
+from dse.space import Space
 from dse.workloads import WORKLOADS
 
 TARGET = "nucleo_f446re/native/180MHz"

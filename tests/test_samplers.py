@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dse.errors import StudyError
+from dse.knobs import Knob
 from dse.samplers import (
     GREY_BOX,
     MAX_GRID,
@@ -19,7 +20,6 @@ from dse.samplers import (
     make_sampler,
     resolve,
 )
-from dse.space import Knob
 
 # The grey box needs a whole problem: tests/test_greybox_*.py and test_explorer.py.
 SAMPLERS = [name for name in SAMPLER_SETTINGS if name not in GREY_BOX]

@@ -23,10 +23,12 @@ from dse.errors import StudyError
 from dse.graph.channels import channel_groups
 from dse.graph.ir import Graph, without_values
 from dse.graph.trace import trace
+from dse.knobs import Knob, layer_knobs
 from dse.problem import Problem, build_problem
-from dse.space import Knob, Space, aligned_width, layer_knobs
+from dse.space import Space
 from dse.study import parse_study
 from dse.targets import load_boards
+from dse.widths import aligned_width
 from dse.workloads.networks import DigitsNet, LeNet5
 from tests import networks
 

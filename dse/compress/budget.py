@@ -11,60 +11,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dse.compress.allocate import best_shares
 from dse.compress.mask_points import mask_points
 from dse.compress.prune import prune_in_place
-from dse.compress.resources import FractionalNeeds, Resources, needs
 from dse.compress.schedule import Ramp
-from dse.errors import CompressionError
-from dse.graph.channels import ChannelGroup, channel_groups, narrow, with_encodings
-from dse.graph.ir import Graph
+from dse.graph.channels import ChannelGroup
+from dse.graph.resources import Budgets, needs
 from dse.graph.trace import trace
-from dse.space import aligned_width
+from dse.widths import Narrowing
 from dse.workloads.dataset import Split
 from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
 # Nothing is narrowed before values say something; behind the ramp the network recovers.
 RAMP = Ramp(0.05, 0.5, 8)
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """What the int8 network may need; None is no limit.
-
-    `peak_memory_bytes` of activations, `size_bytes` of weights and biases, `macs` of one inference.
-    Raises CompressionError for a budget below 1, or when there is none.
-    """
-
-    peak_memory_bytes: int | None = None
-    size_bytes: int | None = None
-    macs: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, limit in self.limits.items():
-            if limit < 1:
-                raise CompressionError(f"budget {name} is {limit}; at least 1 is needed")
-        if not self.limits:
-            names = ", ".join(item.name for item in fields(self))
-            raise CompressionError(f"there is no budget; give one or more of {names}")
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """The budgets that are given, by name."""
-        found = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: limit for name, limit in found.items() if limit is not None}
-
-    def met(self, found: Resources) -> bool:
-        """Whether nothing is over its budget."""
-        return all(getattr(found, name) <= limit for name, limit in self.limits.items())
 
 
 def prune_to_budgets(
@@ -75,6 +39,7 @@ def prune_to_budgets(
     seed: int,
     *,
     alignment: int = 1,
+    kept: Sequence[str] = (),
     progress: Progress | None = None,
     after_epoch: AfterEpoch | None = None,
     loss: Loss | None = None,
@@ -82,16 +47,17 @@ def prune_to_budgets(
     """A copy of `model` that meets the budgets, fine-tuned on `split` (the training split).
 
     The training is the recipe's fine-tuning; in its first half channels are removed step by step.
-    Widths are multiples of `alignment`, except those of layers that stay whole. A model that meets
-    the budgets is itself returned. Every budget is met, also when `after_epoch` ends the training
-    early. The same for the same seed. Raises CompressionError when the narrowest network is over a
-    budget, GraphError for a model that cannot be traced.
+    Widths are multiples of `alignment`, except those of groups that stay whole, and those named in
+    `kept` do. A model that meets the budgets is itself returned. Every budget is met, also when
+    `after_epoch` ends the training early. The same for the same seed. Raises CompressionError when
+    the narrowest network is over a budget, GraphError for a model that cannot be traced.
     """
     graph = trace(model, split.inputs.shape[1:])
     if budgets.met(needs(graph)):
         return model
-    search = Search(graph, budgets, alignment)
-    search.check_possible()
+    narrowing = Narrowing(graph, alignment, tuple(kept))
+    narrowing.check_possible(budgets)
+    search = Search(narrowing, budgets)
     pruned = copy.deepcopy(model)
     search.attach(pruned, split.inputs[:1])
     train(
@@ -113,29 +79,16 @@ def prune_to_budgets(
 class Search:
     """A hook of training: measures what groups of channels are worth, and narrows them in steps."""
 
-    def __init__(self, graph: Graph, budgets: Budgets, alignment: int) -> None:
-        self.graph, self.budgets, self.alignment = graph, budgets, alignment
-        self.groups = channel_groups(graph)
-        self.whole = {group.name: group.channels for group in self.groups}
-        self.narrowest = {n: aligned_width(c, 1.0, alignment) for n, c in self.whole.items()}
+    def __init__(self, narrowing: Narrowing, budgets: Budgets) -> None:
+        self.narrowing, self.budgets = narrowing, budgets
+        self.groups, self.whole = narrowing.groups, narrowing.whole
         self.widths = dict(self.whole)
-        self.needed = needs(graph)
-        self.fractional = FractionalNeeds(graph, self.groups)
+        self.needed = needs(narrowing.graph)
         self.done = 0
         # Multipliers of every channel of every sample in the step under way, and what they gave.
         self.marks: dict[str, list[Tensor]] = {}
         self.worth: dict[str, float] = {}
         self.handles: list[Any] = []
-
-    def check_possible(self) -> None:
-        """Raise CompressionError when the narrowest network is over a budget."""
-        found = self._needs(self.narrowest)
-        for name, limit in self.budgets.limits.items():
-            if getattr(found, name) > limit:
-                raise CompressionError(
-                    f"budget {name} of {limit:,} cannot be met: the narrowest network needs "
-                    f"{getattr(found, name):,}"
-                )
 
     def attach(self, model: nn.Module, example: Tensor) -> None:
         """Watch the outputs of every group's layers, behind their batch normalization."""
@@ -190,7 +143,8 @@ class Search:
             whole = getattr(self.needed, name)
             limits[name] = limit + max(0, whole - limit) * (1 - share)
         weights = self._weights()
-        widths = self._fitting(self._shares(limits, weights), limits, weights)
+        shares = self.narrowing.shares(limits, weights, self.widths)
+        widths = self._fitting(shares, limits, weights)
         removed = {name: width for name, width in widths.items() if width < self.widths[name]}
         scores = {g.name: self._importance(model, g) for g in self.groups if g.name in removed}
         self.widths, self.worth = widths, {}
@@ -205,49 +159,36 @@ class Search:
         mean = sum(roots.values()) / len(roots)
         return {name: max(root / mean, 0.01) if mean else 1.0 for name, root in roots.items()}
 
-    def _shares(self, limits: Mapping[str, float], weights: Mapping[str, float]) -> list[float]:
-        names = list(self.whole)
-        low = np.array([self.narrowest[name] / self.whole[name] for name in names])
-        high = np.array([self.widths[name] / self.whole[name] for name in names])
-        found = best_shares(
-            self.fractional, limits, np.array([weights[name] for name in names]), low, high
-        )
-        return [float(share) for share in found]
-
     def _fitting(
-        self, shares: list[float], limits: Mapping[str, float], weights: Mapping[str, float]
+        self,
+        shares: Mapping[str, float],
+        limits: Mapping[str, float],
+        weights: Mapping[str, float],
     ) -> dict[str, int]:
         """Whole widths within the limits: rounded down, then wider where that saves most."""
 
-        def met(widths: Mapping[str, int]) -> bool:
-            found = self._needs(widths)
-            return all(getattr(found, name) <= limit for name, limit in limits.items())
-
         def lower(scale: float) -> dict[str, int]:
-            return {
-                name: self._rounded(name, share * scale)
-                for name, share in zip(self.whole, shares, strict=True)
-            }
+            found = self.narrowing.rounded({name: s * scale for name, s in shares.items()})
+            return {name: min(width, self.widths[name]) for name, width in found.items()}
 
         # The exact peak may be over the limit by rounding, so all shares shrink until it is met.
-        scale = next((s for s in (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5) if met(lower(s))), 0.0)
-        found, waiting = lower(scale), set(self.whole)
+        scales = (1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5)
+        found = lower(next((s for s in scales if self.narrowing.met(lower(s), limits)), 0.0))
+        waiting = set(self.whole)
         while waiting:
             name = max(waiting, key=lambda one: (weights[one] * self._gain(found, one), one))
-            wider = found | {name: found[name] + self.alignment}
-            if wider[name] <= self.widths[name] and met(wider):
-                found = wider
+            # A group that is whole may lie between two steps.
+            wider = min(found[name] + self.narrowing.alignment, self.widths[name])
+            if wider > found[name] and self.narrowing.met(found | {name: wider}, limits):
+                found[name] = wider
             else:
                 waiting.remove(name)
         return found
 
-    def _rounded(self, name: str, share: float) -> int:
-        steps = math.floor(self.whole[name] * share / self.alignment + 1e-6)
-        return min(self.widths[name], max(self.narrowest[name], steps * self.alignment))
-
     def _gain(self, widths: Mapping[str, int], name: str) -> float:
         """By how much 1 / share falls when a group gets one step wider."""
-        return self.whole[name] / widths[name] - self.whole[name] / (widths[name] + self.alignment)
+        wider = widths[name] + self.narrowing.alignment
+        return self.whole[name] / widths[name] - self.whole[name] / wider
 
     def _importance(self, model: nn.Module, group: ChannelGroup) -> Tensor:
         """|BatchNorm scale| or the L1 norm (C,), over its mean, summed over the group's layers."""
@@ -258,7 +199,3 @@ class Search:
             found = weight.flatten(1).sum(1) if weight.dim() > 1 else weight
             total += found / found.mean().clamp(min=1e-12)
         return total
-
-    def _needs(self, widths: Mapping[str, int]) -> Resources:
-        narrower = {name: width for name, width in widths.items() if width < self.whole[name]}
-        return needs(with_encodings(narrow(self.graph, narrower), {}, {}))

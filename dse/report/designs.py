@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dse.pareto import knee
 from dse.rows import StudyRecord
-from dse.tables import training_parts
+from dse.tables import budgets_text, training_parts
 from dse.trial import METRICS, Metric, MetricName, State, Trial
 from dse.units import format_quantity, format_value
 
@@ -288,6 +288,8 @@ def network_parts(trial: Trial) -> list[str]:
     kept = [float(density) for density in (candidate.get("kept") or {}).values()]
     if bits and candidate.get("precision") != "float32":
         said.append(f"weight bits {_series(list(bits.values()))}")
+    if budgets := candidate.get("budgets"):
+        said.append(budgets_text(budgets))
     if widths:
         said.append(f"channels {_series(list(widths.values()))}")
     if ranks := candidate.get("ranks"):

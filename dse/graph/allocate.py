@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dse.compress.resources import FractionalNeeds
 from dse.graph.ir import Array
+from dse.graph.resources import FractionalNeeds
 
 MOST_STEPS = 200
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import prod
 
 import numpy as np
 
+from dse.errors import CompressionError
 from dse.graph.channels import ChannelGroup
 from dse.graph.ir import Array, Concat, Conv2D, FullyConnected, Graph, Op, Reshape, WeightedOp
 from dse.graph.plan import plan
 
 BIAS_BYTES = 4
+# What a study file calls the fields of Resources and Budgets.
+SHARES: Mapping[str, str] = {"memory": "peak_memory_bytes", "size": "size_bytes", "macs": "macs"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,48 @@ def needs(graph: Graph) -> Resources:
     size = sum(op.weight.size + BIAS_BYTES * op.weight.shape[0] for op in graph.weighted)
     peak = plan(replace(graph, tensors=tensors), alignment=1).peak_bytes
     return Resources(peak, size, graph.macs)
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What the int8 network may need; None is no limit.
+
+    `peak_memory_bytes` of activations, `size_bytes` of weights and biases, `macs` of one inference.
+    Raises CompressionError for a budget below 1, or when there is none.
+    """
+
+    peak_memory_bytes: int | None = None
+    size_bytes: int | None = None
+    macs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits.items():
+            if limit < 1:
+                raise CompressionError(f"budget {name} is {limit}; at least 1 is needed")
+        if not self.limits:
+            names = ", ".join(item.name for item in fields(self))
+            raise CompressionError(f"there is no budget; give one or more of {names}")
+
+    @classmethod
+    def of(cls, graph: Graph, shares: Mapping[str, float]) -> Budgets:
+        """Shares of what `graph` needs, by the names in SHARES; all budgets are rounded down."""
+        whole = needs(graph)
+        return cls(
+            **{
+                SHARES[name]: max(1, math.floor(round(getattr(whole, SHARES[name]) * share, 6)))
+                for name, share in shares.items()
+            }
+        )
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The budgets that are given, by name."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: limit for name, limit in found.items() if limit is not None}
+
+    def met(self, found: Resources) -> bool:
+        """Whether nothing is over its budget."""
+        return all(getattr(found, name) <= limit for name, limit in self.limits.items())
 
 
 @dataclass(frozen=True, eq=False)
