@@ -26,17 +26,20 @@ from dse.evaluation import Evaluation
 from dse.firmware.emit import Sources, emit
 from dse.graph import archive, execute
 from dse.graph.ir import Graph
+from dse.graph.resources import SHARES, needs
 from dse.graph.trace import trace
 from dse.problem import Problem, build_problem
 from dse.space_section import Criterion
 from dse.study import parse_study
 from dse.targets import find_backend
 from dse.targets.kernels import KernelLibrary
+from dse.trial import COST_METRICS
 from dse.workloads import Dataset, Recipe, Workload, dataset_from_arrays
 from tests.host_c import CC, WARNINGS, Host, command, compiled, entries, write
 from tests.test_firmware_emit import symbols
 
 PRUNING: Mapping[str, Any] = {"granularity": "global", "ratio": [0, 0.5]}
+BUDGET: Mapping[str, Any] = {"memory": [1, 0.75], "size": [1, 0.5], "macs": [1, 0.6]}
 SPARSITY: Mapping[str, Any] = {"granularity": "global", "ratio": [0, 0.75]}
 LOW_RANK: Mapping[str, Any] = {"granularity": "global", "ratio": [0, 0.5]}
 TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
@@ -48,6 +51,20 @@ TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
     "channels that may return": {"pruning": {**PRUNING, "schedule": "dynamic"}},
     "a ramp of one's own": {
         "pruning": {**PRUNING, "schedule": "agp", "ramp": {"start": 0.1, "end": 0.9, "updates": 3}}
+    },
+    "channels within budgets": {"pruning": {"method": "budget", "budget": BUDGET}},
+    "channels by ratios or within budgets": {
+        "pruning": {
+            **{**PRUNING, "ratio": 0},
+            "method": ["ratio", "budget"],
+            "budget": {"size": [1, 0.4]},
+            "skip": ["fc1"],
+        }
+    },
+    "channels within budgets, few trained bits, a teacher": {
+        "pruning": {"method": "budget", "budget": {"macs": [1, 0.3]}},
+        "quantization": {"method": ["ptq", "qat"], "granularity": "global", "weight_bits": [8, 4]},
+        "distillation": {"weight": [0, 0.5]},
     },
     "elements": {"sparsity": SPARSITY},
     "elements that may return": {
@@ -206,11 +223,32 @@ def test_the_same_seed_gives_the_same_network(technique: str) -> None:
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_costs_from_shapes_are_those_of_the_trained_network(technique: str) -> None:
-    graph = strongest(technique).graph
-    assert graph.key == problem(technique).space.shapes(candidate(technique, -1)).key
+    graph, space = strongest(technique).graph, problem(technique).space
+    asked = candidate(technique, -1)
+    made = space.trained(asked, graph) if asked.open else asked
+    assert made.key == asked.key
+    assert graph.key == space.shapes(made).key
     for op in graph.weighted:
         assert op.weight.values is not None
         assert int(np.count_nonzero(op.weight.values)) <= op.weight.kept
+
+
+@pytest.mark.parametrize("technique", [name for name in TECHNIQUES if "budgets" in name])
+def test_budgets_are_met_by_aligned_widths_and_costs_lie_above_their_bound(technique: str) -> None:
+    graph, found = strongest(technique).graph, problem(technique)
+    asked = candidate(technique, -1)
+    made, whole = found.space.trained(asked, graph), needs(found.space.graph)
+    for name, share in asked.budgets.items():
+        field = SHARES[name]
+        assert getattr(needs(graph), field) <= share * getattr(whole, field)
+    assert set(made.widths).isdisjoint(asked.whole)
+    costs, bounds = found.cost(made).metrics, found.screen(asked).metrics
+    for name in COST_METRICS:
+        exact, least = costs[name].value, bounds[name].low
+        assert bounds[name].value is None
+        assert exact is not None
+        assert least is not None
+        assert exact > least
 
 
 @pytest.mark.skipif(CC is None, reason="no C compiler (cc, gcc or clang) is installed")
