@@ -233,9 +233,11 @@ class Space:
 
     def learn(self, candidate: Candidate) -> bool:
         """Remember the widths that training found; whether that is new."""
-        if not candidate.budgets or not candidate.widths:
+        found = candidate.budgets and candidate.widths
+        if not found or candidate.float_key in self._found:
             return False
-        return self._found.setdefault(candidate.float_key, candidate.widths) is candidate.widths
+        self._found[candidate.float_key] = candidate.widths
+        return True
 
     def apart(self) -> Space:
         """The same space, which learns widths by itself: they depend on a study's seed."""
