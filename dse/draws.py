@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
+from dse.candidate import Candidate
 from dse.knobs import BUDGETS, Knob, Value
 from dse.problem import Problem
 from dse.space import Space
@@ -37,14 +38,22 @@ def near(
     return None
 
 
-def unseen(space: Space, known: Container[str], source: random.Random) -> Params | None:
-    """Any setting whose candidate is new; None when a space small enough to walk has none."""
+def unseen(
+    space: Space,
+    known: Container[str],
+    source: random.Random,
+    wanted: Callable[[Candidate], bool] = lambda candidate: True,
+) -> Params | None:
+    """Any setting whose candidate is new, and `wanted`; None when a space small enough to walk has
+    none.
+    """
     if space.size <= MAX_WALK:
         settings = list(space.settings())
         source.shuffle(settings)
     else:
         settings = [space.draw(source) for _ in range(MAX_MUTATIONS)]
-    return next((p for p in settings if space.candidate(p).key not in known), None)
+    candidates = ((params, space.candidate(params)) for params in settings)
+    return next((p for p, found in candidates if found.key not in known and wanted(found)), None)
 
 
 def spread(problem: Problem, known: Container[str], source: random.Random) -> Params | None:

@@ -184,7 +184,7 @@ class Problem:
     def best_case(self, target: str) -> Screening:
         """What no candidate on a target can undercut by more than MIXTURE_SLACK."""
         least = self._lowest(target, self.space.narrowest)
-        if any(knob.kind in BUDGETS for knob in self.space.knobs):
+        if self.space.budgeted:
             least = {name: _lowered(metric) for name, metric in least.items()}
         return self.decide(least, target)
 

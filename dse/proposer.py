@@ -90,8 +90,8 @@ class Proposer:
         for _ in range(MAX_REPEATS):
             try:
                 proposal = self._ask(number)
-            except StudyError:  # the grey box has nothing left to train
-                return None
+            except StudyError:  # the grey box has nothing left to train, or none that should fit
+                return self._unexpected(number, known, source)
             if proposal.candidate.key not in known:
                 return proposal
             assert proposal.asked is not None
@@ -99,6 +99,19 @@ class Proposer:
             self._study.tell(proposal.asked, state=TrialState.FAIL)
         params = draws.near(self.space, proposal.params, known, source)
         params = params or draws.unseen(self.space, known, source)
+        return None if params is None else self._enqueued(params, number)
+
+    def _unexpected(
+        self, number: int, known: Container[str], source: random.Random
+    ) -> Proposal | None:
+        """What was predicted to miss a limit, and may meet it: widths are found in training."""
+        if not self.space.budgeted:
+            return None
+
+        def may_fit(candidate: Candidate) -> bool:
+            return candidate.open and self.problem.screen(candidate).feasible
+
+        params = draws.unseen(self.space, known, source, may_fit)
         return None if params is None else self._enqueued(params, number)
 
     def _enqueued(self, params: Mapping[str, Any], number: int) -> Proposal:

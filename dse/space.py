@@ -91,6 +91,11 @@ class Space:
         """Whether some knobs are asked only under one method of pruning."""
         return len(self._branches) > 1
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether some candidates have widths that only a training finds."""
+        return any(knob.kind in BUDGETS for knob in self.knobs)
+
     def asks(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the knobs that count under the method of pruning that `params` hold."""
         first = next(iter(self._branches))

@@ -22,7 +22,6 @@ from dse.search_costs import features
 from dse.storage import Storage
 from dse.trial import COST_METRICS, NEVER_MEASURED, State, Trial
 from dse.widths import Narrowing
-from tests.command_line import Dse
 from tests.problems import (
     STUDY,
     FormulaEvaluator,
@@ -140,12 +139,12 @@ def test_widths_that_one_training_found_are_known_for_every_bit_width_and_target
 def test_predicted_widths_meet_the_budgets_in_steps_of_the_alignment() -> None:
     whole = space_problem().space.graph
     for alignment in (1, 4, 8):
-        narrowing = Narrowing(whole, alignment, ("conv2",))
+        narrowing = Narrowing(whole, alignment, ("fc1",))
         for shares in ({"memory": 0.7}, {"size": 0.3}, {"memory": 0.8, "size": 0.5, "macs": 0.6}):
             budgets = Budgets.of(whole, shares)
             widths = narrowing.expected(budgets)
             assert budgets.met(narrowing.needs(widths))
-            assert widths["conv2"] == narrowing.whole["conv2"]
+            assert widths["fc1"] == narrowing.whole["fc1"]
             for name, width in widths.items():
                 assert width % alignment == 0 or width == narrowing.whole[name]
 
@@ -156,7 +155,13 @@ def test_no_widths_cost_less_than_the_bound(
     source: random.Random, alignment: int, backends: list[str]
 ) -> None:
     pruning = {"method": "budget", "budget": {"size": [1, 0.5]}}
-    found = space_problem(pruning=pruning, sparsity=None, alignment=alignment, backends=backends)
+    found = space_problem(
+        pruning=pruning,
+        sparsity=None,
+        quantization={"weight_bits": [2, 4, 8]},
+        alignment=alignment,
+        backends=backends,
+    )
     space = found.space
     asked = space.candidate({**space.draw(source), "budget.size": 0.5})
     bound = found.screen(asked)
@@ -179,7 +184,7 @@ def test_no_widths_cost_less_than_the_bound(
 
 
 def test_what_misses_a_limit_at_any_width_is_said_so() -> None:
-    problem = small_problem(BOTH.replace("ram <= 3 KiB", "flash <= 3700 B"))
+    problem = small_problem(BOTH.replace("ram <= 3 KiB", "flash <= 2500 B"))
     nucleo = "nucleo_f446re/native/180MHz"
     asked = replace(open_candidate(problem, size=0.5), target=nucleo)
     (reason,) = problem.screen(asked).reasons
@@ -244,7 +249,7 @@ def check(problem: Problem, trials: list[Trial], evaluator: FormulaEvaluator) ->
 def test_every_sampler_chooses_between_ratios_and_budgets(
     storage: Storage, sampler: str, more: Mapping[str, Any]
 ) -> None:
-    trials, evaluator = run(storage, PROBLEM, sampler, 14 if sampler == "gp" else 30, **more)
+    trials, evaluator = run(storage, PROBLEM, sampler, 12 if sampler == "gp" else 20, **more)
     budgeted = check(PROBLEM, trials, evaluator)
     assert budgeted
     assert any(trial.params.get("pruning") == "ratio" for trial in trials[2:])
@@ -265,21 +270,24 @@ def test_a_grid_walks_both_methods(storage: Storage) -> None:
     assert {trial.candidate_key for trial in trials if trial.params} == every
 
 
-@pytest.mark.parametrize("sampler", ["grey-box", "tpe", "nsga2"])
-@pytest.mark.parametrize("text", [BOTH, ALONE], ids=["both", "budget"])
+@pytest.mark.parametrize(
+    ("sampler", "text"),
+    [("grey-box", BOTH), ("grey-box", ALONE), ("tpe", BOTH), ("nsga2", BOTH)],
+    ids=["grey-box", "grey-box alone", "tpe", "nsga2"],
+)
 def test_a_resumed_study_equals_an_uninterrupted_one(
     tmp_path: Path, sampler: str, text: str
 ) -> None:
     problem = small_problem(text)
     more = {"population_size": 6} if sampler == "nsga2" else {}
     with Storage(f"sqlite:///{tmp_path}/whole.db") as storage:
-        expected, _ = run(storage, problem, sampler, 26, **more)
-    record = small_record(problem, sampler=sampler, n_trials=26, sampler_settings=more)
+        expected, _ = run(storage, problem, sampler, 18, **more)
+    record = small_record(problem, sampler=sampler, n_trials=18, sampler_settings=more)
     with Storage(f"sqlite:///{tmp_path}/parts.db") as storage:
         storage.create(record)
-        for count in (3, 6, 5, 100):
+        for count in (3, 5, 100):
             evaluator = FormulaEvaluator(problem, interrupt_after=count)
-            ending = explorer(storage, record, problem, evaluator).run(26)
+            ending = explorer(storage, record, problem, evaluator).run(18)
         assert ending == "finished"
         found = storage.trials("small")
     assert [t.candidate_key for t in found] == [t.candidate_key for t in expected]
@@ -299,9 +307,6 @@ def test_workers_share_what_was_found(tmp_path: Path) -> None:
         assert check(PROBLEM, storage.trials("small"), evaluator)
 
 
-LIMIT = "flash <= 4800 B"
-
-
 @pytest.mark.parametrize("sampler", ["grey-box", "tpe"])
 def test_a_network_that_misses_a_limit_after_training_is_infeasible_with_its_reason(
     storage: Storage, sampler: str
@@ -314,9 +319,10 @@ def test_a_network_that_misses_a_limit_after_training_is_infeasible_with_its_rea
     assert storage.fronts("small") == []
     assert all(trial.state is State.INFEASIBLE for trial in budgeted)
     assert budgeted
+    assert any(trial.trained for trial in budgeted)
     for trial in budgeted:
-        assert trial.trained
-        assert trial.value("accuracy") is not None
+        # Widths that were found with other bits are known, and screened without a training.
+        assert (trial.value("accuracy") is None) == (not trial.trained)
         assert "ram" in trial.reason
         assert "over 700 B ('ram <= 700 B')" in trial.reason
 
@@ -325,7 +331,7 @@ def test_what_the_bound_rejects_is_never_trained_and_comes_back_with_another_lim
     storage: Storage,
 ) -> None:
     """A budget trial without costs is rejected by its bound, and by that judged anew."""
-    limit = "flash <= 3700 B"
+    limit = "flash <= 2500 B"
     text = ALONE.replace("ram <= 3 KiB", limit)
     problem = small_problem(text)
     record = replace(small_record(problem, sampler="random", n_trials=30), study_file=text)
@@ -357,67 +363,3 @@ def test_the_grey_box_ranks_by_a_prediction_and_learns_from_what_was_found() -> 
     known = problem.space.candidate(params)
     assert problem.expect(known).metrics == problem.screen(known).metrics
     assert problem.screen(known).metrics["flash"] != predicted["flash"]
-
-
-# --- bad input ----------------------------------------------------------------------------------
-
-WHOLE = {"method": ["ratio", "budget"], "ratio": [0, 0.5], "budget": {"size": [1, 0.5]}}
-BAD: list[tuple[Mapping[str, Any], tuple[str, ...]]] = [
-    ({"method": "budgets"}, ("method.0' is 'budgets'", "did you mean 'budget'?")),
-    ({"method": "budget", "ratio": None}, ("space.pruning", "'granularity'")),
-    ({"budget": None}, ("the key 'space.pruning.budget' is missing", "dse init")),
-    ({"ratio": None}, ("the key 'space.pruning.ratio' is missing", "dse init")),
-    ({"method": "budget"}, ("'ratio' says nothing under method budget", "[ratio, budget]")),
-    ({"method": "ratio"}, ("'budget' says nothing under method ratio", "leave it out")),
-    ({"budget": {"ram": [0.5]}}, ("unknown key 'ram' in 'space.pruning.budget'", "macs, memory")),
-    ({"budget": {"size": [0]}}, ("budget.size.0' holds 0", "above 0, up to 1")),
-    ({"budget": {"size": [1.5]}}, ("budget.size.0' holds 1.5", "above 0, up to 1")),
-    ({"budget": {"size": [1]}}, ("'space.pruning.budget' holds no share below 1", "macs")),
-    ({"budget": {}}, ("'space.pruning.budget' holds no share below 1", "memory")),
-    ({"budget": {"size": [0.5, 0.5]}}, ("budget.size' lists 0.5 twice",)),
-    ({"budget": {"size": "half"}}, ("budget.size.0' is 'half'", "a number")),
-    (
-        {"budget": {"memory": [1, 0.01]}},
-        ("'space.pruning.budget.memory' holds 0.01", "the narrowest network needs", "to 1"),
-    ),
-    ({"skip": ["conv9"]}, ("'space.pruning.skip' names layer 'conv9'", "conv1")),
-]
-
-
-@pytest.fixture
-def dse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dse:
-    return Dse(tmp_path, monkeypatch, capsys)
-
-
-@pytest.mark.parametrize(("changes", "said"), BAD, ids=[str(case[0]) for case in BAD])
-def test_what_does_not_fit_together_is_one_sentence(
-    dse: Dse, changes: Mapping[str, Any], said: tuple[str, ...]
-) -> None:
-    pruning = {**WHOLE, **changes}
-    if pruning["ratio"] is None and pruning["method"] == "budget":
-        pruning["granularity"] = "global"
-    dse.check({"space.pruning": pruning}).refused("study.yaml", *said)
-
-
-@pytest.mark.parametrize(
-    ("key", "section"),
-    [
-        ("low_rank", {"ratio": [0, 0.5]}),
-        ("sparsity", {"ratio": [0, 0.5]}),
-        ("code_books", {"entries": [0, 16]}),
-    ],
-)
-def test_what_needs_widths_before_training_excludes_budgets(
-    dse: Dse, key: str, section: Mapping[str, Any]
-) -> None:
-    changes = {"space.pruning": WHOLE, f"space.{key}": section}
-    said = ("'pruning.method' lists budget, which finds widths in training", f"'{key}'")
-    dse.check(changes).refused("study.yaml", "'space'", *said, "leave one out")
-    assert dse.check({f"space.{key}": section}).code == 0
-
-
-def test_a_grid_of_too_many_conditional_settings_is_refused(dse: Dse) -> None:
-    many = [round(0.5 + i / 1000, 3) for i in range(400)]
-    pruning = {**WHOLE, "budget": {"size": many, "macs": many}}
-    changes = {"space.pruning": pruning, "sampler": "grid"}
-    dse.check(changes).refused("'sampler': the grid has", "up to 20,000")
