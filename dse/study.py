@@ -185,8 +185,8 @@ def parse_study(text: str, source: str) -> StudyFile:
     try:
         return StudyFile.model_validate(content)
     except ValidationError as error:
-        told = " ".join(_first_mistake(error).split())
-        raise StudyError(f"{source}: {told}") from error
+        said = " ".join(_first_mistake(error).split())
+        raise StudyError(f"{source}: {said}") from error
 
 
 def _first_mistake(error: ValidationError) -> str:

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dse.browse.charts import importances
 from dse.candidate import Candidate
 from dse.graph.resources import SHARES, Budgets, needs
+from dse.overview import read_overview
 from dse.problem import Problem
 from dse.rejudge import rejudge
 from dse.search_costs import features
@@ -255,6 +257,14 @@ def test_every_sampler_chooses_between_ratios_and_budgets(
     assert any(trial.params.get("pruning") == "ratio" for trial in trials[2:])
     served = [trial for trial in budgeted if trial.served]
     assert not any(trial.trained for trial in served)
+
+
+def test_every_knob_has_an_importance_though_no_trial_has_all(storage: Storage) -> None:
+    run(storage, PROBLEM, "random", 40)
+    found = importances(read_overview(storage, "small"))
+    assert set(found) == {"accuracy", "flash", "latency"}
+    for shares in found.values():
+        assert {"pruning", "prune.0", "budget.size"} <= set(shares)
 
 
 def test_a_grid_walks_both_methods(storage: Storage) -> None:

@@ -329,14 +329,26 @@ def test_force_overwrites(command: Dse) -> None:
     assert read_study(Path("mine.yaml")) != "mine"
 
 
+# They exclude other sections of the file.
+BUDGET_LINES = ("# method: [ratio", "# budget:  ", "#   memory:", "#   size: [1", "#   macs: [1")
+
+
 def test_every_commented_key_of_the_written_file_is_valid() -> None:
     template = files("dse").joinpath("study_template.yaml").read_text(encoding="utf-8")
     text = template.format(name="mine", path="mine.yaml")
     # What has an example already, or is the other way to say it, stays a comment.
-    for line in ("# workload:", "#   model:", "#   data:", "# sampler: {"):
+    other = ("# workload:", "#   model:", "#   data:", "# sampler: {")
+    for line in (*other, *BUDGET_LINES):
         assert line in text
         text = text.replace(line, line.replace("#", "#!"))
     whole = parse_study(re.sub(r"(?m)^( *)# ((?:  )?(?:[a-z_]+:|- ))", r"\1\2", text), "s")
+    with_budgets = template.format(name="mine", path="mine.yaml")
+    for line in BUDGET_LINES:
+        with_budgets = with_budgets.replace(line, line[2:])
+    pruning = parse_study(with_budgets, "s").space.pruning
+    assert pruning is not None
+    assert pruning.budget is not None
+    assert (pruning.method, pruning.budget.memory) == (["ratio", "budget"], [1.0, 0.5])
     assert {**STUDY, "timeout": 0, "storage": 0}.keys() <= whole.model_fields_set | {"seed"}
     assert whole.space.pruning is not None
     assert whole.space.pruning.skip == ["conv1"]

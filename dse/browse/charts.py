@@ -296,11 +296,14 @@ def _importances(key: _Hashed) -> dict[str, dict[str, float]]:
     directions = [METRICS[name].direction for name in overview.record.objectives]
     study = optuna.create_study(directions=directions)
     for params, found in zip(records, values, strict=True):
-        given = {name: params.get(f"{KNOB}{name}") for name in distributions}
-        if all(value is not None and value == value for value in given.values()):
-            study.add_trial(
-                optuna.create_trial(params=given, distributions=distributions, values=found)
-            )
+        told = {name: params.get(f"{KNOB}{name}") for name in distributions}
+        # A method of pruning has knobs of its own, which trials by another one lack.
+        given = {
+            name: value for name, value in told.items() if value is not None and value == value
+        }
+        asked = {name: distributions[name] for name in given}
+        if given:
+            study.add_trial(optuna.create_trial(params=given, distributions=asked, values=found))
     shares: dict[str, dict[str, float]] = {}
     for index, name in enumerate(overview.record.objectives):
         try:
