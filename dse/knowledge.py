@@ -58,9 +58,9 @@ class Knowledge:
         ordinal: int = 0,
         crowded: bool = False,
     ) -> None:
-        # Widths that budgets found are this study's own: they depend on its seed.
-        self.problem, self.record = replace(problem, space=problem.space.apart()), record
-        self.space = self.problem.space
+        if problem.space.budgeted:  # widths that are found are this study's own, as its seed is
+            problem = replace(problem, space=problem.space.apart())
+        self.problem, self.record, self.space = problem, record, problem.space
         self.crowded, self._stored_graph = crowded, stored_graph
         self.trials: dict[int, Trial] = {}
         self.open: dict[int, Trial] = {}
@@ -70,7 +70,7 @@ class Knowledge:
         self._front_points = np.zeros((0, len(problem.objectives)))
         self._keys: set[str] = set()
         self._networks: dict[tuple[str, Rounding], _Network] = {}
-        self._proposer = Proposer(self.problem, record, ordinal)
+        self._proposer = Proposer(problem, record, ordinal)
         self._parked: list[Proposal] = []
         self._served = 0
         self._curves = Curves()

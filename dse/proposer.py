@@ -266,7 +266,8 @@ class Proposer:
     def _values(self, trial: Trial) -> list[float]:
         """Objectives as samplers see them: costs by logarithm, an unknown accuracy at the mean.
 
-        A rejected candidate has no accuracy; samplers order it by its constraints.
+        A rejected candidate has no accuracy; samplers order it by its constraints. Of costs that
+        are not known the lower end stands for the value, where there is one.
         """
         mean = float(np.mean(self._accuracies)) if self._accuracies else 0.5
         values = []
@@ -275,7 +276,8 @@ class Proposer:
             if name == "accuracy":
                 values.append(mean if value is None else value)
             else:
-                values.append(float(np.log10(value or 1.0)))
+                low = trial.metrics[name].low if value is None and name in trial.metrics else None
+                values.append(float(np.log10(value or low or 1.0)))
         return values
 
     def _constraints(self, trial: Trial) -> dict[str, float]:
