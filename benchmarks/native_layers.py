@@ -15,6 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dse.graph.blocks import (
+    SHARED,
+    block_shape,
+    cut,
+    joined,
+    kept_blocks,
+    shares_magnitudes,
+    unified,
+)
 from dse.graph.code_book import VECTORS, shrinks, write_rows
 from dse.graph.ir import (
     Add,
@@ -34,6 +43,8 @@ from dse.graph.ir import (
     Weight,
 )
 from dse.graph.plan import Buffer, MemoryPlan, Step
+from dse.targets.backend import find_backend
+from dse.targets.native_kernels import block_form
 
 INPUT_BYTES = 12 * 1024
 SCRATCH_BYTES = 24 * 1024
@@ -43,6 +54,9 @@ INPUT_SCALE, OUTPUT_SCALE, OUTPUT_SPREAD = 0.05, 0.05, 40.0
 LARGEST_FACTOR, LARGEST_FACTOR_INT16 = 0.45, 0.2
 MACS = (1_000, 9_000)
 ENTRIES = (4, 16, 64, 256)
+# What kernels of sparse blocks multiply at once, and which a pattern may come to.
+FORMS = ("1x4", "1x1", "2x2", "2x1", "4x4", "4x1")
+WHOLE = {"1x4": ("1x4", "1x1"), "4x1": ("4x1",), "2x2": ("2x2", "2x1"), "4x4": ("4x4", "4x1")}
 
 
 @dataclass
@@ -111,6 +125,32 @@ class Layers:
         indices = self.random.integers(0, entries, (shape[0], -(-depth // vector)))
         values = write_rows(table, indices, depth).reshape(shape)
         return Weight(shape, 8, -1, values, self.scales(values), entries, vector)
+
+    def blocks(self, shape: tuple[int, ...], form: str) -> Weight:
+        """Random weights in blocks that a kernel multiplies in this form; a third are shared."""
+        plain = [pattern for pattern, forms in WHOLE.items() if form in forms]
+        pattern = self.pick(*plain) + self.pick("", "", SHARED)
+        bits = self.pick(8, 8, 4, 2)
+        count = kept_blocks(shape, self.pick(0.03, 0.1, 0.2, 0.3, 0.5), pattern)
+        blocks = np.ascontiguousarray(cut(self.signed(2 ** (bits - 1) - 1, shape), pattern))
+        grid = math.prod(blocks.shape[:2])
+        blocks.reshape(grid, -1)[self.random.permutation(grid)[count:]] = 0
+        values = joined(blocks, shape)
+        if shares_magnitudes(pattern):
+            values = np.rint(unified(values, pattern)).astype(int)
+        kept = min(math.prod(shape), count * math.prod(block_shape(pattern)))
+        scales = self.scales(values)
+        return Weight(shape, bits, kept, values, scales, pattern=pattern, blocks=count)
+
+    def drop(self, before: int) -> None:
+        """Forget the operators drawn since there were so many."""
+        for dropped in self.ops[before:]:
+            del self.tensors[dropped.output]
+        del self.ops[before:]
+
+    def signed(self, limit: int, shape: tuple[int, ...]) -> Any:
+        """Random integer weights."""
+        return self.magnitudes(limit, shape) * self.random.choice((-1, 1), shape)
 
     def scales(self, values: Any) -> Any:
         """One an output channel (axis 0), so that outputs stay within int8."""
@@ -209,6 +249,28 @@ def _connect(layers: Layers, bits: int, inputs: int, outputs: int, density: floa
     layers.ops.append(FullyConnected(name, (source,), target, weight, bias, activation))
 
 
+def in_blocks(layers: Layers, draw: Maker, form: str) -> None:
+    """The layer that `draw` draws, its weights in blocks of which so much is left that they are
+    stored as such; `form` is what the kernel multiplies at once."""
+    native = find_backend("native")
+    while True:
+        before = len(layers.ops)
+        draw(layers)
+        op = layers.ops[-1]
+        assert isinstance(op, Conv2D | FullyConnected)
+        weight = layers.blocks(op.weight.shape, form)
+        made = replace(op, weight=weight)
+        if block_form(made) == form and "block" in native.encoding(made).layout:
+            layers.ops[-1] = made
+            return
+        layers.drop(before)
+
+
+def flat(layers: Layers) -> None:
+    """A 1x1 convolution or a fully connected layer, as they are drawn."""
+    layers.pick(partial(conv, bits=8, way="pointwise"), partial(connected, bits=8))(layers)
+
+
 def through_book(layers: Layers, draw: Maker) -> None:
     """The layer that `draw` draws, its weights from a code book of any size that makes it
     smaller."""
@@ -221,9 +283,7 @@ def through_book(layers: Layers, draw: Maker) -> None:
         if weight is not None:
             layers.ops[-1] = replace(op, weight=weight)
             return
-        for dropped in layers.ops[before:]:
-            del layers.tensors[dropped.output]
-        del layers.ops[before:]
+        layers.drop(before)
 
 
 def pool(layers: Layers, mode: Any) -> None:
@@ -329,6 +389,16 @@ def _books() -> Mapping[str, Maker]:
     return {f"book_{name}": partial(through_book, draw=dense[f"{name}8"]) for name in names}
 
 
+def _in_blocks() -> Mapping[str, Maker]:
+    """Layers with sparse blocks, by what the kernel multiplies at once; last of all."""
+    ways: Mapping[str, Maker] = {"conv": partial(conv, bits=8), "flat": flat}
+    return {
+        f"block_{way}_{form}": partial(in_blocks, draw=draw, form=form)
+        for form in FORMS
+        for way, draw in ways.items()
+    }
+
+
 def makers(dtype: DType) -> Mapping[str, Maker]:
     """What to draw, by name, for networks with these activations."""
     widths = (32,) if dtype == "float32" else (8, 4, 2)
@@ -336,7 +406,7 @@ def makers(dtype: DType) -> Mapping[str, Maker]:
     for bits in widths:
         found |= _weighted(bits)
     functions = FUNCTIONS[:1] if dtype == "int8" else FUNCTIONS
-    books = {} if dtype == "float32" else _books()
+    last = {} if dtype == "float32" else {**_books(), **_in_blocks()}
     return found | {
         "max": lambda layers: pool(layers, "max"),
         "average": lambda layers: pool(layers, "average"),
@@ -346,7 +416,7 @@ def makers(dtype: DType) -> Mapping[str, Maker]:
         "pad": pad,
         "softmax": softmax,
         **{f"lookup_{name}": partial(lookup, function=name) for name in functions},
-        **books,
+        **last,
     }
 
 

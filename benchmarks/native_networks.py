@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dse.compress import magnitude_masks
 from dse.graph import execute
+from dse.graph.blocks import ELEMENT, PATTERNS
 from dse.graph.channels import kept_count
 from dse.graph.ir import DType, Graph
 from dse.graph.quantize import quantize
-from dse.graph.trace import trace
+from dse.graph.trace import column_orders, trace
 
 BLOCKS = (
     *("conv", "conv", "conv", "pointwise", "separable", "separable", "residual"),
@@ -24,6 +26,7 @@ BLOCKS = (
 )
 ACTIVATIONS = ("relu", "relu", "relu", "relu6", "none", "hardswish", "sigmoid", "tanh")
 MOST_MACS = 200_000
+IN_BLOCKS = tuple(pattern for pattern in PATTERNS if pattern != ELEMENT)
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,11 @@ def _activated(x: Tensor, activation: str) -> Tensor:
     return found
 
 
-def draw(seed: int, dtype: DType) -> Drawn:
-    """The network of a seed with activations of a type: mixed widths and some sparse layers."""
+def draw(seed: int, dtype: DType, blocks: bool = False) -> Drawn:
+    """The network of a seed with activations of a type: mixed widths and some sparse layers.
+
+    With `blocks` every layer is pruned in blocks of one pattern.
+    """
     choice = random.Random(seed)
     while True:
         torch.manual_seed(choice.randrange(1 << 30))
@@ -140,14 +146,24 @@ def draw(seed: int, dtype: DType) -> Drawn:
     if dtype == "float32":
         values = inputs[:1].movedim(1, -1).numpy().astype(np.float32)
         return Drawn(floating, np.ascontiguousarray(values).reshape(1, -1).view(np.int8))
-    densities = _thinned(model, choice)
+    pattern = choice.choice(IN_BLOCKS) if blocks else ELEMENT
+    densities = _blocked(model, pattern, choice) if blocks else _thinned(model, choice)
     floating = trace(model, model.shape, f"random{seed}")
     widths = choice.choice(((8,), (8, 4), (4,), (4, 2), (8, 4, 2)))
     bits = {op.name: choice.choice(widths) for op in floating.weighted}
-    graph = quantize(floating, execute.observe(floating, inputs), bits, densities, dtype)
+    ranges = execute.observe(floating, inputs)
+    graph = quantize(floating, ranges, bits, densities, dtype, pattern)
     values = execute.quantize_input(graph.tensors[graph.input], inputs[:1]).movedim(1, -1).numpy()
     kind = np.int16 if dtype == "int16" else np.int8
     return Drawn(graph, np.ascontiguousarray(values, kind).reshape(1, -1).view(np.int8))
+
+
+def _blocked(model: RandomNet, pattern: str, choice: random.Random) -> dict[str, float]:
+    """Zero the smallest blocks of every layer; the densities by layer name."""
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    found = {name: choice.choice((0.2, 0.35, 0.5)) for name in layers}
+    magnitude_masks(model, found, pattern, column_orders(model, model.shape)).apply(model)
+    return found
 
 
 def _thinned(model: RandomNet, choice: random.Random) -> dict[str, float]:

@@ -3,7 +3,8 @@
 Quantization: every choice of ranges, and training, with the first and last layer in 8 bits and the
 others in fewer. Distillation: networks pruned to a share of their channels (int8), fine-tuned with
 labels alone and with the baseline as a teacher. Schedules: channels removed at once, along a ramp,
-and along a ramp with a way back. Patterns: single weights removed, and blocks of them. Calibration:
+and along a ramp with a way back. Patterns: single weights removed, and blocks of them, with bytes
+of weights, RAM and modelled latency of our kernels beside the whole int8 network. Calibration:
 what one scale a tensor costs, and what equalization, adaptive rounding and corrected biases bring
 back without training. Low rank: every layer split at a share of its rank (int8), before and after
 fine-tuning, beside its parameters. Code books: every layer that is smaller with one, after training
@@ -48,7 +49,7 @@ from dse.graph.ir import Graph, WeightedOp
 from dse.graph.quantize import SCALES, quantize
 from dse.graph.ranges import METHODS, find_ranges
 from dse.graph.trace import trace
-from dse.targets import encoded_bytes
+from dse.targets import cost, encoded_bytes, parse_target
 from dse.workloads import Dataset, Recipe, Split, find_workload, float_accuracy, train
 
 CALIBRATION_SAMPLES = 1024
@@ -56,6 +57,7 @@ BITS = (8, 4, 3, 2)
 KEPT = (0.5, 0.25, 0.125)
 TEACHERS = ((0.5, 4.0), (0.9, 4.0))
 DENSITIES = (0.25, 0.1)
+BOARD = "nucleo_f446re/native"
 RANKS = (0.5, 0.25, 0.125)
 # (Entries, weights an entry).
 BOOKS = ((16, 1), (8, 1), (256, 2), (4, 1), (256, 4), (16, 2), (16, 4))
@@ -165,22 +167,38 @@ def schedules(found: Trained, shares: Sequence[float]) -> None:
 
 
 def patterns(found: Trained, densities: Sequence[float]) -> None:
-    """One line a density: accuracy by pattern, along the ramp."""
-    print("kept " + "".join(f"{pattern:>12}" for pattern in PATTERNS))
+    """One line a density and pattern, along the ramp: what the int8 network takes on a board."""
+    print(f"kept pattern      bytes of weights  RAM bytes  latency ms  accuracy  ({BOARD})")
+    whole = quantize(found.graph, find_ranges(found.graph, found.calibration))
+    print(f"   1 {'':<12}{on_board(whole)}{found.accuracy(whole):>10}", flush=True)
     for density in densities:
         kept = dict.fromkeys((op.name for op in found.graph.weighted), density)
-        plans = [Compression({}, kept, schedule="agp", pattern=one) for one in PATTERNS]
-        print(
-            f"{density:>4.3g} " + "".join(f"{compressed(found, p):>12}" for p in plans), flush=True
-        )
+        for pattern in PATTERNS:
+            plan = Compression({}, kept, schedule="agp", pattern=pattern)
+            graph = integer(found, plan)
+            text = f"{density:>4.3g} {pattern:<12}{on_board(graph)}{found.accuracy(graph):>10}"
+            print(text, flush=True)
+
+
+def on_board(graph: Graph) -> str:
+    """Bytes of weights and of RAM and the modelled latency, as three columns."""
+    target = parse_target(BOARD)
+    stored = sum(target.backend.encoding(op).size_bytes for op in graph.weighted)
+    ram, latency = (cost(graph, target).value(name) or 0.0 for name in ("ram", "latency"))
+    return f"{stored:>17,}{ram:>11,.0f}{1e3 * latency:>12.2f}"
 
 
 def compressed(found: Trained, plan: Compression) -> str:
     """Accuracy of the int8 network that a compression leaves."""
+    return found.accuracy(integer(found, plan))
+
+
+def integer(found: Trained, plan: Compression) -> Graph:
+    """The int8 network that a compression leaves."""
     model = compress(found.model, found.data.train, plan, found.recipe, found.seed)
     graph = trace(model, found.data.sample_shape)
     ranges = find_ranges(graph, found.calibration)
-    return found.accuracy(quantize(graph, ranges, None, plan.densities, pattern=plan.pattern))
+    return quantize(graph, ranges, None, plan.densities, pattern=plan.pattern)
 
 
 def calibration(found: Trained, bits: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
+from dse.graph.blocks import ELEMENT, SHARED
 from dse.graph.code_book import CodeBooks
 from dse.graph.factor import spread
 from dse.units import parse_quantity
@@ -138,6 +139,15 @@ class Candidate:
     def books(self, seed: int = 0) -> CodeBooks:
         """The code books of the network that ships; `seed` draws what they start from."""
         return CodeBooks(spread(self.code_books, self.ranks), self.vector or 1, seed)
+
+    @property
+    def stored_pattern(self) -> str:
+        """The pattern as weights are stored: where they are equalized, or have one scale a tensor,
+        those of a block have magnitudes of their own."""
+        given = self.calibration
+        own = given.get("scales") == "tensor" or given.get("equalization") == "cross-layer"
+        pattern = self.pattern or ELEMENT
+        return pattern.removesuffix(SHARED) if own else pattern
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the target taken apart."""

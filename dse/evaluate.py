@@ -51,7 +51,7 @@ from dse.workloads.training import AfterEpoch, Loss, Progress
 
 CALIBRATION_SAMPLES = 1024
 # Bumped when the meaning of a stored stage changes.
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 # Between two looks whether another process has made a stage.
 WAIT_S = 0.1
 
@@ -143,7 +143,7 @@ class Evaluator:
             candidate.layer_bits,
             candidate.layer_kept,
             candidate.precision,
-            candidate.pattern or ELEMENT,
+            candidate.stored_pattern,
             chosen["scales"],
             candidate.books(self.seed),
         )

@@ -9,10 +9,10 @@ from typing import Any
 
 from dse.errors import TargetError
 from dse.graph.archive import from_bytes
-from dse.graph.ir import Graph
+from dse.graph.ir import Conv2D, FullyConnected, Graph
 from dse.rows import StudyRecord
 from dse.tables import Format, compression_text, show
-from dse.targets import Cost, cost, load_boards, parse_target
+from dse.targets import Cost, Target, cost, load_boards, parse_target
 from dse.trial import METRICS, Metric, Proof, Trial
 from dse.units import format_quantity, format_value
 
@@ -43,8 +43,8 @@ def trial_facts(record: StudyRecord, trial: Trial, form: Format) -> None:
 
 
 def applied(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a layer: what is left of channels, rank and weights, code book, bits; None where
-    untouched.
+    """One row a layer: what is left of channels, rank and weights, their blocks, code book, bits;
+    None where untouched.
 
     Tied layers have the channels of the first of them.
     """
@@ -52,12 +52,19 @@ def applied(candidate: Mapping[str, Any]) -> list[dict[str, Any]]:
         "channels": candidate.get("widths") or {},
         "rank": candidate.get("ranks") or {},
         "weights_kept": candidate.get("kept") or {},
+        "blocks": _blocks(candidate),
         "code_book": _books(candidate),
         "weight_bits": candidate.get("bits") or {},
     }
     names = dict.fromkeys(name for values in reversed(columns.values()) for name in values)
     used = {key: values for key, values in columns.items() if values}
     return [{"layer": n} | {key: values.get(n) for key, values in used.items()} for n in names]
+
+
+def _blocks(candidate: Mapping[str, Any]) -> dict[str, str]:
+    """The pattern of layers that were pruned in blocks."""
+    pattern = candidate.get("pattern") or ""
+    return dict.fromkeys(candidate.get("kept") or {}, pattern) if pattern else {}
 
 
 def _books(candidate: Mapping[str, Any]) -> dict[str, str]:
@@ -132,6 +139,7 @@ def explain(
             "operator": op.name,
             "kind": op.kind,
             "output": "x".join(map(str, _output(graph, op.name))),
+            "weights": _encoding(graph, op.name, target),
             "macs": op.macs,
             "cycles": None if op.cycles is None else round(op.cycles),
             "latency_s": op.latency_s,
@@ -197,6 +205,14 @@ def _graph(record: StudyRecord, trial: Trial, blob: bytes | None) -> Graph:
 
 def _output(graph: Graph, name: str) -> tuple[int, ...]:
     return graph.tensors[graph.op(name).output].shape
+
+
+def _encoding(graph: Graph, name: str, target: Target) -> str:
+    """How the weights of an operator lie in flash; empty without weights."""
+    op = graph.op(name)
+    if not isinstance(op, Conv2D | FullyConnected):
+        return ""
+    return target.backend.encoding(op).text
 
 
 def _bytes_of(graph: Graph, name: str) -> str:

@@ -411,8 +411,7 @@ class Space:
             narrowed = self._narrowed(candidate.widths)
             split = factorize_shapes(narrowed, candidate.ranks, candidate.factors or "channel")
             bits, kept = candidate.layer_bits, candidate.layer_kept
-            pattern = candidate.pattern or ELEMENT
-            books = candidate.books()
+            pattern, books = candidate.stored_pattern, candidate.books()
             known = with_encodings(split, bits, kept, candidate.precision, pattern, books)
             if len(self._known_shapes) >= MAX_KNOWN_SHAPES:
                 self._known_shapes.clear()

@@ -75,6 +75,25 @@ TECHNIQUES: Mapping[str, Mapping[str, Any]] = {
         f"blocks of {pattern}": {"sparsity": {**SPARSITY, "pattern": ["element", pattern]}}
         for pattern in ("1x4", "4x4", "2x2-shared")
     },
+    "shared blocks of few bits, wide activations": {
+        "sparsity": {**SPARSITY, "pattern": ["element", "4x1-shared"]},
+        "quantization": {
+            "granularity": "global",
+            "weight_bits": [8, 4],
+            "precision": ["int8", "int16"],
+            "rounding": ["nearest", "adaptive"],
+        },
+    },
+    "shared blocks of equalized layers": {
+        "sparsity": {**SPARSITY, "pattern": ["element", "1x4-shared"]},
+        "quantization": {"equalization": ["none", "cross-layer"]},
+    },
+    "trained blocks of narrow layers and factors": {
+        "pruning": {**PRUNING, "ratio": [0, 0.25], "schedule": "dynamic"},
+        "low_rank": LOW_RANK,
+        "sparsity": {**SPARSITY, "pattern": ["element", "2x2"]},
+        "quantization": {"method": ["ptq", "qat"], "granularity": "global", "weight_bits": [8, 4]},
+    },
     "elements along a ramp": {"pruning": {**PRUNING, "schedule": "agp"}, "sparsity": SPARSITY},
     "low rank": {"low_rank": LOW_RANK},
     "low rank, spatial": {"low_rank": {**LOW_RANK, "factors": "spatial"}},

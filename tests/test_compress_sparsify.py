@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from dse.compress import Compression, Ramp, compress, magnitude_masks
 from dse.compress.sparsify import blocks_of, from_blocks, unified
 from dse.errors import CompressionError
-from dse.graph.blocks import BLOCKS, PATTERNS, block_grid, kept_blocks, kept_elements
+from dse.graph.blocks import BLOCKS, ELEMENT, PATTERNS, block_grid, kept_blocks, kept_elements
+from dse.graph.trace import column_orders
 from dse.space import USUAL_RAMP
 from tests.test_compress_schedule import RECIPE, network, split, weight
 
@@ -93,13 +95,26 @@ def test_shared_blocks_have_one_magnitude(shape: tuple[int, ...], pattern: str, 
 def test_training_holds_the_blocks(pattern: str, schedule: str) -> None:
     plan = Compression({}, {"0": 0.5, "7": 0.25}, "l1", schedule, pattern=pattern)
     pruned = compress(network(), split(), plan, RECIPE, 0)
+    # Columns that read a flattened image lie in flash in another order than torch's.
+    orders = column_orders(pruned, tuple(split().inputs.shape[1:]))
+    assert set(orders) == {"7"}
     for name, density in plan.densities.items():
         value = weight(pruned, name).detach()
-        blocks = blocks_of(value.abs(), pattern)
+        order = None if pattern == ELEMENT else orders.get(name)
+        blocks = blocks_of(value.abs(), pattern, order)
         used = blocks.amax((1, 3)) > 0
         assert int(used.sum()) == kept_blocks(flash_order(tuple(value.shape)), density, pattern)
         if pattern.endswith("-shared"):
-            torch.testing.assert_close(unified(value, pattern), value)
+            torch.testing.assert_close(unified(value, pattern, order), value)
+
+
+@given(st.integers(0, 99), patterns)
+def test_an_order_of_columns_is_taken_back(seed: int, pattern: str) -> None:
+    value = drawn((5, 12), seed)
+    order = np.random.default_rng(seed).permutation(12)
+    blocks = blocks_of(value, pattern, order)
+    assert torch.equal(blocks, blocks_of(value[:, torch.from_numpy(order)], pattern))
+    assert torch.equal(from_blocks(blocks, value, order), value)
 
 
 def test_an_unknown_pattern_is_told() -> None:

@@ -27,5 +27,12 @@ def test_code_books_are_listed_by_layer() -> None:
     assert [row["weight_bits"] for row in rows] == [8, 4]
 
 
+def test_blocks_are_listed_by_layer() -> None:
+    blocks = Candidate(TARGET, kept={"fc": 0.2}, bits={"conv1": 8, "fc": 4}, pattern="4x4-shared")
+    rows = applied(blocks.to_json())
+    assert [row["blocks"] for row in rows] == [None, "4x4-shared"]
+    assert [row["weights_kept"] for row in rows] == [None, 0.2]
+
+
 def test_where_nothing_was_applied_there_is_no_row() -> None:
     assert applied(Candidate(TARGET, precision="float32").to_json()) == []

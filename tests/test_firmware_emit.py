@@ -5,6 +5,7 @@ The golden files are renewed by DSE_RENEW_GOLDEN=1 python -m pytest tests/test_f
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -26,6 +27,7 @@ from torch import nn
 from dse.errors import GraphError, TargetError
 from dse.firmware.emit import Sources, emit, symbol
 from dse.graph import execute
+from dse.graph.blocks import ELEMENT, PATTERNS, cut, joined, shares_magnitudes, unified
 from dse.graph.channels import kept_count
 from dse.graph.code_book import CodeBooks
 from dse.graph.ir import Conv2D, DType, FullyConnected, Graph, Op, without_values
@@ -57,26 +59,30 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(draw(recipes()), draw(st.integers(0, 10_000)), backend, rounding)
 
 
-def pruned(op: Op, densities: dict[str, float]) -> Op:
-    """The layer without its smallest weights."""
+def pruned(op: Op, densities: dict[str, float], pattern: str = ELEMENT) -> Op:
+    """The layer without its smallest weights, or blocks of them."""
     if not isinstance(op, Conv2D | FullyConnected) or op.name not in densities:
         return op
     assert op.weight.values is not None
-    values = op.weight.values.copy()
-    spare = values.size - kept_count(values.size, densities[op.name])
-    values.reshape(-1)[np.argsort(np.abs(values).ravel())[:spare]] = 0
-    return replace(op, weight=replace(op.weight, values=values))
+    blocks = np.ascontiguousarray(cut(op.weight.values, pattern))
+    flat = blocks.reshape(math.prod(blocks.shape[:2]), -1)
+    spare = len(flat) - kept_count(len(flat), densities[op.name])
+    flat[np.argsort(np.abs(flat).sum(axis=1))[:spare]] = 0
+    values = joined(blocks, op.weight.shape)
+    values = unified(values, pattern) if shares_magnitudes(pattern) else values
+    return replace(op, weight=replace(op.weight, values=values.astype(np.float32)))
 
 
 def compressed(model: nn.Module, inputs: torch.Tensor, seed: int) -> Graph:
-    """Traced, some layers pruned, each at 2 to 8 bits or through a code book, int8 or int16;
-    sometimes float."""
+    """Traced, some layers pruned, in blocks or not, each at 2 to 8 bits or through a code book,
+    int8 or int16; sometimes float."""
     graph, choice = trace(model, tuple(inputs.shape[1:])), random.Random(seed)
     if seed % 8 == 0:
         return graph
     names = [op.name for op in graph.weighted]
     densities = {name: choice.choice((0.1, 0.3, 0.5)) for name in names if choice.random() < 0.3}
-    graph = replace(graph, ops=tuple(pruned(op, densities) for op in graph.ops))
+    pattern = choice.choice((ELEMENT, *PATTERNS))
+    graph = replace(graph, ops=tuple(pruned(op, densities, pattern) for op in graph.ops))
     bits = {name: choice.choice((2, 3, 4, 5, 8, 8)) for name in names}
     activations: DType = choice.choice(("int8", "int16"))
     shared = [name for name in names if name not in densities and choice.random() < 0.4]
@@ -84,7 +90,7 @@ def compressed(model: nn.Module, inputs: torch.Tensor, seed: int) -> Graph:
     books = CodeBooks(entries, choice.choice((1, 2, 4)), seed)
     ranges = execute.observe(graph, inputs)
     chosen = bits | dict.fromkeys(shared, 8)
-    return quantize(graph, ranges, chosen, densities, activations, books=books)
+    return quantize(graph, ranges, chosen, densities, activations, pattern, books=books)
 
 
 def check(graph: Graph, inputs: torch.Tensor, host: Host, made: Sources, rounding: str) -> None:

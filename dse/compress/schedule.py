@@ -26,7 +26,7 @@ from dse.errors import CompressionError, nearest
 from dse.graph.blocks import ELEMENT, check_pattern
 from dse.graph.channels import channel_groups
 from dse.graph.factor import check_method, spread
-from dse.graph.trace import trace
+from dse.graph.trace import column_orders, trace
 from dse.workloads.dataset import Split
 from dse.workloads.training import AfterEpoch, Loss, Progress, Recipe, train
 
@@ -198,9 +198,16 @@ class _Pruning:
             densities = spread(densities, ranks)
         else:
             densities = {name: d for name, d in densities.items() if name not in ranks}
-        self.masks = magnitude_masks(model, densities, self.plan.pattern)
+        self.masks = self._chosen(model, densities)
         self.masks.apply(model)
         return replaced
+
+    def _chosen(self, model: nn.Module, densities: Mapping[str, float]) -> Masks:
+        """The masks of the weights as they are; blocks are cut as weights lie in flash."""
+        pattern = self.plan.pattern
+        blocks = densities and pattern != ELEMENT
+        orders = column_orders(model, tuple(self.example.shape[1:])) if blocks else {}
+        return magnitude_masks(model, densities, pattern, orders)
 
     def _next(self) -> tuple[dict[str, int], dict[str, float]]:
         """Widths and densities of the next update."""
@@ -268,7 +275,7 @@ class _Returning(_Pruning):
         scores = channel_scores(model, self.example, widths, self.importance) if widths else {}
         self.kept = {name: _hidden(scores[name], width) for name, width in widths.items()}
         densities = {name: d for name, d in densities.items() if name not in self.plan.ranks}
-        self.masks = magnitude_masks(model, densities, self.plan.pattern)
+        self.masks = self._chosen(model, densities)
         self.whole = {
             name: model.get_submodule(name).get_parameter("weight").detach().clone()
             for name in densities

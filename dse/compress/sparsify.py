@@ -15,17 +15,23 @@ from torch.nn import functional as F
 
 from dse.errors import CompressionError, nearest
 from dse.graph.blocks import ELEMENT, block_shape, kept_blocks, shares_magnitudes
+from dse.graph.ir import Array
+
+# By layer, torch's column of each column of its weights in flash.
+Orders = Mapping[str, Array]
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
     """Which weight elements stay, by layer name: boolean tensors of the weights' shapes.
 
-    `shared` names the pattern of those layers whose blocks have one magnitude.
+    `shared` names the pattern of those layers whose blocks have one magnitude, `orders` the order
+    of columns of those whose weights lie otherwise in flash (dse.graph.trace.column_orders).
     """
 
     kept: Mapping[str, Tensor]
     shared: Mapping[str, str] = field(default_factory=dict)
+    orders: Orders = field(default_factory=dict)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -34,7 +40,8 @@ class Masks:
             weight = _weight(model, name)
             weight.mul_(mask)
             if name in self.shared:
-                weight.copy_(unified(weight, self.shared[name]))
+                order = self.orders.get(name)
+                weight.copy_(unified(weight, self.shared[name], order))
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -44,16 +51,25 @@ class Masks:
 
 @torch.no_grad()
 def magnitude_masks(
-    model: nn.Module, densities: Mapping[str, float], pattern: str = ELEMENT
+    model: nn.Module,
+    densities: Mapping[str, float],
+    pattern: str = ELEMENT,
+    orders: Orders | None = None,
 ) -> Masks:
     """Masks that keep the blocks of `pattern` with the largest sums of magnitudes.
 
     round(density x blocks) of each named layer stay, at least 1; a block of the pattern `element`
-    is a weight. Equal sums are kept in the order of their index. Biases are never pruned.
+    is a weight. Equal sums are kept in the order of their index. Biases are never pruned. `orders`
+    are those of columns by layer name, where blocks are not cut from torch's.
     Raises CompressionError for an unknown layer or pattern, or a density outside (0, 1].
     """
-    kept = {name: _mask(_weight(model, name), d, pattern) for name, d in densities.items()}
-    return Masks(kept, dict.fromkeys(kept, pattern) if shares_magnitudes(pattern) else {})
+    orders = orders or {}
+    kept = {
+        name: _mask(_weight(model, name), density, pattern, orders.get(name))
+        for name, density in densities.items()
+    }
+    shared = dict.fromkeys(kept, pattern) if shares_magnitudes(pattern) else {}
+    return Masks(kept, shared, orders)
 
 
 def check_densities(densities: Mapping[str, float]) -> None:
@@ -66,42 +82,48 @@ def check_densities(densities: Mapping[str, float]) -> None:
             )
 
 
-def blocks_of(weight: Tensor, pattern: str) -> Tensor:
+def blocks_of(weight: Tensor, pattern: str, order: Array | None = None) -> Tensor:
     """(block rows, rows, block columns, columns) of a weight (O, I, ...), zeros where it ends.
 
-    Columns are in the order in which weights lie in flash: channels of a tap together.
+    Columns are in the order in which weights lie in flash: channels of a tap together, and those of
+    a flattened image as `order` says.
     """
     rows, columns = block_shape(pattern)
     matrix = weight.movedim(1, -1).reshape(len(weight), -1)
+    matrix = matrix if order is None else matrix[:, torch.from_numpy(order)]
     padded = F.pad(matrix, (0, -matrix.shape[1] % columns, 0, -len(matrix) % rows))
     return padded.reshape(len(padded) // rows, rows, padded.shape[1] // columns, columns)
 
 
-def from_blocks(blocks: Tensor, like: Tensor) -> Tensor:
+def from_blocks(blocks: Tensor, like: Tensor, order: Array | None = None) -> Tensor:
     """The weight of the shape of `like` that `blocks_of` took apart."""
     matrix = blocks.reshape(blocks.shape[0] * blocks.shape[1], -1)
     moved = like.movedim(1, -1)
     cut = matrix[: len(like), : moved[0].numel()]
+    cut = cut if order is None else cut[:, torch.from_numpy(order).argsort()]
     return cut.reshape(moved.shape).movedim(-1, 1)
 
 
-def unified(weight: Tensor, pattern: str) -> Tensor:
-    """The weight with one magnitude a block, the mean, and every sign as it was."""
-    blocks = blocks_of(weight, pattern)
+def unified(weight: Tensor, pattern: str, order: Array | None = None) -> Tensor:
+    """The weight with one magnitude a block, the mean, and every sign as it was.
+
+    A zero among others becomes positive (dse.graph.blocks.unified): a sign is all that is stored.
+    """
+    blocks = blocks_of(weight, pattern, order)
     inside = blocks_of(torch.ones_like(weight), pattern).sum((1, 3), keepdim=True)
     mean = blocks.abs().sum((1, 3), keepdim=True) / inside
-    return from_blocks(blocks.sign() * mean, weight)
+    return from_blocks(torch.where(blocks < 0, -mean, mean), weight, order)
 
 
-def _mask(weight: Tensor, density: float, pattern: str) -> Tensor:
+def _mask(weight: Tensor, density: float, pattern: str, order: Array | None) -> Tensor:
     check_densities({"": density})
-    scores = blocks_of(weight.abs(), pattern).sum((1, 3))
-    order = torch.argsort(scores.flatten(), descending=True, stable=True)
+    scores = blocks_of(weight.abs(), pattern, order).sum((1, 3))
+    best = torch.argsort(scores.flatten(), descending=True, stable=True)
     stays = torch.zeros(scores.numel(), dtype=torch.bool)
     shape = weight.movedim(1, -1).shape
-    stays[order[: kept_blocks(shape, density, pattern)]] = True
+    stays[best[: kept_blocks(shape, density, pattern)]] = True
     blocks = blocks_of(torch.ones_like(weight), pattern).bool()
-    return from_blocks(blocks & stays.reshape(scores.shape)[:, None, :, None], weight)
+    return from_blocks(blocks & stays.reshape(scores.shape)[:, None, :, None], weight, order)
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:

@@ -2,7 +2,8 @@
 
 Dense rows start on a byte, the first weight in the lowest bits. Sparse weights are a bitmap over
 all elements, the kept values one after the other, and the index of each row's first kept value.
-Code books are rows of indices, packed like weights, and the table.
+Code books are rows of indices, packed like weights, and the table. Sparse blocks are a bitmap over
+blocks, each row of them starting on a byte, and the weights of the kept ones, column by column.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dse.errors import GraphError
+from dse.graph.blocks import cut
 from dse.graph.code_book import read_indices, read_table
-from dse.graph.ir import Array, Tensor, WeightedOp
+from dse.graph.ir import Activation, Array, Tensor, WeightedOp
 from dse.graph.numerics import Rounding, quantize_multiplier, wide_multiplier
 
 Ints = npt.NDArray[np.int64]
 _PER_LINE = {"float": 6, "int32_t": 8, "uint32_t": 8, "uint16_t": 12, "int16_t": 12}
 _BYTES = {"float": 4, "int32_t": 4, "uint32_t": 4, "uint16_t": 2, "int16_t": 2}
 ACCUMULATOR_LIMIT = 2**31
+FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,13 @@ def float_text(value: float) -> str:
     """A C literal of the nearest float32."""
     text = f"{np.float32(value):.9g}"
     return text + ("F" if "." in text or "e" in text else ".0F")
+
+
+def float_limits(activation: Activation) -> str:
+    """`low, high` of a float activation."""
+    low = -FLOAT_MAX if activation == "none" else 0.0
+    high = 6.0 if activation == "relu6" else FLOAT_MAX
+    return f"{float_text(low)}, {float_text(high)}"
 
 
 def _integer(value: int) -> str:
@@ -112,6 +122,31 @@ def sparse_rows(op: WeightedOp) -> Sparse:
     counts = mask.reshape(rows.shape).sum(axis=1)
     first = np.concatenate(([0], np.cumsum(counts)[:-1])).astype(np.int64)
     return Sparse(np.packbits(mask, bitorder="little").tobytes(), flat[mask], first)
+
+
+def sparse_blocks(op: WeightedOp, bits: int) -> tuple[bytes, bytes]:
+    """The bitmap over blocks, and the weights of those kept: zeros where a block sticks out.
+
+    Kept are all that are not zero, then the first zeros up to the declared number. Weights have 2,
+    4 or 8 bits each, column by column; with 1 bit signs, and a magnitude a block behind those of a
+    block of 16 or of two blocks of 4.
+    """
+    blocks = cut(rows_of(op), op.weight.pattern).astype(np.int64)
+    used = blocks.any(axis=(2, 3))
+    flat = used.ravel()
+    flat[np.flatnonzero(~flat)[: op.weight.blocks - int(flat.sum())]] = True
+    kept = blocks.swapaxes(2, 3)[used]
+    values = kept.reshape(len(kept), -1)
+    together = 1 if values.shape[1] == 16 else 2
+    groups = (values[i : i + together] for i in range(0, len(values), together))
+    packed = b"".join(map(_signs, groups)) if bits == 1 else pack(values.ravel(), bits)
+    return np.packbits(used, axis=1, bitorder="little").tobytes(), packed
+
+
+def _signs(group: Ints) -> bytes:
+    signs: bytes = np.packbits(group.ravel() < 0, bitorder="little").tobytes()
+    magnitudes: bytes = np.abs(group).max(axis=1).astype(np.uint8).tobytes()
+    return signs + magnitudes
 
 
 @dataclass(frozen=True)

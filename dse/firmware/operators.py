@@ -16,12 +16,12 @@ import numpy as np
 from dse.errors import GraphError
 from dse.firmware import constants
 from dse.firmware.choice import Choice, choose, stored
-from dse.firmware.constants import Table, dense_rows, float_table, float_text, table
+from dse.firmware.constants import Table, dense_rows, float_limits, float_table, table
 from dse.firmware.library import Kernel, kernel
 from dse.graph import interpolation, softmax
+from dse.graph.blocks import block_shape
 from dse.graph.ir import (
     BYTES_PER_ELEMENT,
-    Activation,
     Add,
     Concat,
     Conv2D,
@@ -49,9 +49,8 @@ from dse.graph.numerics import (
     rescale_multiplier,
 )
 from dse.targets.kernels import KernelLibrary
-from dse.targets.native_kernels import BOOK
+from dse.targets.native_kernels import BLOCKS, BOOK
 
-FLOAT_MAX = float(np.finfo(np.float32).max)
 LARGEST_INT16 = 2**15 - 1
 SINGLE_BOUND, SINGLE_RIGHT, NEAR_BOUND = 2**29, 30, 2**30
 # Halving an even number, as (multiplier, shift): add's exact half without a shift of zero.
@@ -175,13 +174,6 @@ class Emission:
         return f"static const {ctype} shape = {{{', '.join(str(v) for v in values)}}};"
 
 
-def float_limits(activation: Activation) -> str:
-    """`low, high` of a float activation."""
-    low = -FLOAT_MAX if activation == "none" else 0.0
-    high = 6.0 if activation == "relu6" else FLOAT_MAX
-    return f"{float_text(low)}, {float_text(high)}"
-
-
 def _window(source: Tensor, target: Tensor, op: Any) -> tuple[int, ...]:
     """The fields of `window` in their order; a fully connected layer is one 1x1 window."""
     spatial = isinstance(op, Conv2D | Pool2D)
@@ -218,16 +210,15 @@ def _weighted(e: Emission, op: WeightedOp, name: str) -> list[str]:
     record = e.record("window", _window(source, target, op))
     ends = f"{e.at(op.inputs[0])}, {e.at(op.output)}"
     if choice.file == "sparse":
-        call = _sparse(e, op, name, choice.bits, wide)
-        return [
-            record,
-            f"{call[0]}({ends}, &shape, {_multiple(op)}, {call[1]}, {', '.join(tables)});",
-        ]
-    if choice.file.startswith(BOOK):
+        function, weights = _sparse(e, op, name, choice.bits, wide)
+        ends += f", &shape, {_multiple(op)}"
+        return [record, f"{function}({ends}, {weights}, {', '.join(tables)});"]
+    if choice.file == BLOCKS:
+        weights = _blocks(e, op, name, choice, wide)
+    elif choice.file.startswith(BOOK):
         weights = _book(e, op, name, choice, wide)
     else:
-        packed = stored(op, choice, e.dtype)
-        weights = e.keep(table(f"{name}_weights", "uint8_t", packed))
+        weights = e.keep(table(f"{name}_weights", "uint8_t", stored(op, choice, e.dtype)))
         _use_layer(e, choice, wide)
     if choice.scratch_bytes(op, e.dtype == "int16"):
         ends += f", {_scratch(e, op, choice)}"
@@ -241,8 +232,10 @@ def _scratch(e: Emission, op: WeightedOp, choice: Choice) -> str:
     if choice.file == "mve_conv":
         return e.at(place)
     bytewise = f"arena + {e.offsets[place]}"
-    unpacked = choice.file.startswith(("dsp_depthwise", BOOK))
-    return bytewise if unpacked else f"(int16_t *)(void *)({bytewise})"
+    if choice.file.startswith(("dsp_depthwise", BOOK)):
+        return bytewise
+    kind = "uint16_t" if choice.file == BLOCKS else "int16_t"
+    return f"({kind} *)(void *)({bytewise})"
 
 
 def _use_layer(e: Emission, choice: Choice, wide: bool) -> None:
@@ -266,10 +259,19 @@ def _book(e: Emission, op: WeightedOp, name: str, choice: Choice, wide: bool) ->
     return f"{codes}, {entries}, {choice.bits}, {op.weight.vector}"
 
 
+def _blocks(e: Emission, op: WeightedOp, name: str, choice: Choice, wide: bool) -> str:
+    """Arguments of the kernel for sparse blocks."""
+    kept, values = constants.sparse_blocks(op, choice.bits)
+    bitmap = e.keep(table(f"{name}_blocks", "uint8_t", kept))
+    weights = e.keep(table(f"{name}_weights", "uint8_t", values))
+    rows, step = choice.form.split("x")
+    e.use(BLOCKS, wide=wide, form=choice.form, rows=rows, step=step)
+    return f"{block_shape(op.weight.pattern)[1]}, {choice.bits}, {bitmap}, {weights}"
+
+
 def _multiple(op: WeightedOp) -> int:
     """Output channels an input channel of a depthwise convolution, 0 of a plain one."""
-    depthwise = isinstance(op, Conv2D) and op.depthwise
-    return op.weight.shape[0] // op.groups if isinstance(op, Conv2D) and depthwise else 0
+    return op.weight.shape[0] // op.groups if isinstance(op, Conv2D) and op.depthwise else 0
 
 
 def _sparse(

@@ -83,6 +83,8 @@ def _op_header(op: Op, arrays: dict[str, Array]) -> dict[str, Any]:
         _keep(arrays, f"{op.name}/bias", row.pop("bias"))
         if not weight["entries"]:  # fields that came later
             del weight["entries"], weight["vector"]
+        if not weight["blocks"]:
+            del weight["pattern"], weight["blocks"]
         row["weight"] = weight
     return row
 

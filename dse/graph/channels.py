@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dse.errors import CompressionError, nearest
-from dse.graph.blocks import ELEMENT, kept_elements
+from dse.graph.blocks import ELEMENT, kept_blocks, kept_elements
 from dse.graph.code_book import NONE, CodeBooks
 from dse.graph.ir import (
+    FLOAT_BITS,
     Add,
     Concat,
     Conv2D,
@@ -237,7 +238,7 @@ def with_encodings(
     pattern: str = ELEMENT,
     books: CodeBooks = NONE,
 ) -> Graph:
-    """The graph of shapes with weight bits, kept counts and code books set by layer name.
+    """The graph of shapes with weight bits, kept weights and code books set by layer name.
 
     A layer that is not named keeps 8 bits (32 when `dtype` is float32) and all its elements.
     `densities` are kept shares of the blocks of `pattern`: round(share * blocks), at least 1.
@@ -250,7 +251,7 @@ def with_encodings(
         _encoded(
             op,
             32 if dtype == "float32" else bits.get(op.name, 8),
-            densities.get(op.name, 1),
+            densities.get(op.name),
             pattern,
             books.of(op.name, op.weight.shape),
         )
@@ -272,13 +273,36 @@ def _plain(tensor: Tensor, dtype: DType) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _encoded(
-    op: Conv2D | FullyConnected, bits: int, density: float, pattern: str, book: tuple[int, int]
+    op: Conv2D | FullyConnected,
+    bits: int,
+    density: float | None,
+    pattern: str,
+    book: tuple[int, int],
 ) -> Op:
-    kept = kept_elements(op.weight.shape, density, pattern)
-    weight = Weight(op.weight.shape, bits, kept, None, None, *book)
+    weight = declared_weight(op.weight.shape, bits, density, pattern, book)
     if weight.key == op.weight.key and op.weight.values is None and op.bias is None:
         return op
     return replace(op, weight=weight, bias=None)
+
+
+def declared_weight(
+    shape: tuple[int, ...],
+    bits: int,
+    density: float | None,
+    pattern: str = ELEMENT,
+    book: tuple[int, int] = (0, 1),
+) -> Weight:
+    """Weights without values: what is kept at a density (None: nothing was pruned).
+
+    Float weights declare no blocks, as no kernel reads them.
+    """
+    if density is None:
+        return Weight(shape, bits, -1, None, None, *book)
+    kept = kept_elements(shape, density, pattern)
+    if pattern == ELEMENT or bits == FLOAT_BITS:
+        return Weight(shape, bits, kept, None, None, *book)
+    blocks = kept_blocks(shape, density, pattern)
+    return Weight(shape, bits, kept, None, None, *book, pattern, blocks)
 
 
 def kept_count(size: int, density: float) -> int:

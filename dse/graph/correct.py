@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from dse.graph import execute
+from dse.graph.blocks import shares_magnitudes
 from dse.graph.ir import Array, Conv2D, FullyConnected, Graph, WeightedOp
 from dse.graph.quantize import INT32_MAX, quantize_layer
 
@@ -34,7 +35,8 @@ def round_adaptively(graph: Graph, start: Graph, inputs: torch.Tensor) -> Graph:
     samples = inputs[:MOMENT_SAMPLES]
     for name in [op.name for op in start.weighted]:
         op, rounded = _layer(graph, name), _layer(start, name)
-        if rounded.weight.entries:  # a weight alone has no rounding of its own
+        form = rounded.weight  # a weight that shares has no rounding of its own
+        if form.entries or shares_magnitudes(form.pattern):
             continue
         moments = _moments(start, rounded, samples)
         start = _replaced(start, _rounded(op, rounded, moments, start))

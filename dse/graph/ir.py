@@ -17,6 +17,14 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy.typing as npt
 
 from dse.errors import GraphError
+from dse.graph.blocks import (
+    ELEMENT,
+    block_grid,
+    check_pattern,
+    magnitudes_differ,
+    shares_magnitudes,
+    used_blocks,
+)
 from dse.graph.code_book import read_table
 
 DType: TypeAlias = Literal["float32", "int8", "int16"]
@@ -96,7 +104,8 @@ class Weight:
     element-wise pruning left (all of them when dense): bytes of a sparse encoding follow from it.
     `entries` > 0 says that 8-bit values are those of a code book of so many sub-vectors of `vector`
     weights (dse.graph.code_book): bytes of indices and table follow from them, the book itself from
-    the values.
+    the values. `pattern` names the blocks in which weights were pruned, `blocks` counts those that
+    are kept (dse.graph.blocks): bytes stored block by block follow from them.
     """
 
     shape: tuple[int, ...]
@@ -106,6 +115,8 @@ class Weight:
     scales: Array | None = None
     entries: int = 0
     vector: int = 1
+    pattern: str = ELEMENT
+    blocks: int = 0
 
     def __post_init__(self) -> None:
         if self.bits not in WEIGHT_BITS:
@@ -118,6 +129,8 @@ class Weight:
             raise GraphError(f"weight values have shape {self.values.shape}, expected {self.shape}")
         if self.entries:
             self._check_book()
+        if self.pattern != ELEMENT or self.blocks:
+            self._check_blocks()
 
     def _check_book(self) -> None:
         if self.bits != 8 or self.kept != self.size:
@@ -128,6 +141,22 @@ class Weight:
         found = 0 if self.values is None else len(read_table(self.values, self.vector))
         if found > self.entries:
             raise GraphError(f"weights need a code book of {found} entries; it has {self.entries}")
+
+    def _check_blocks(self) -> None:
+        check_pattern(self.pattern)
+        most = 0 if self.pattern == ELEMENT else math.prod(block_grid(self.shape, self.pattern))
+        if not 1 <= self.blocks <= most or self.bits == FLOAT_BITS or self.entries:
+            raise GraphError(
+                f"{self.blocks} blocks of the pattern '{self.pattern}', weights of {self.bits} "
+                f"bits; allowed: 1 to {most} blocks of integer weights that share no code book"
+            )
+        if self.values is None:
+            return
+        used = int(used_blocks(self.values, self.pattern).sum())
+        if used > self.blocks:
+            raise GraphError(f"weights fill {used} blocks {self.pattern}; {self.blocks} are kept")
+        if shares_magnitudes(self.pattern) and magnitudes_differ(self.values, self.pattern):
+            raise GraphError(f"weights of a block {self.pattern} differ in their magnitude")
 
     @cached_property
     def size(self) -> int:
@@ -142,7 +171,10 @@ class Weight:
     @property
     def key(self) -> tuple[Any, ...]:
         """What costs depend on: everything but the values."""
-        return (self.shape, self.bits, self.kept, self.entries, self.vector)
+        return (
+            *(self.shape, self.bits, self.kept, self.entries, self.vector),
+            *(self.pattern, self.blocks),
+        )
 
 
 @dataclass(frozen=True, eq=False)

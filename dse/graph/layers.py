@@ -103,6 +103,7 @@ def linear(tracer: Tracer, node: fx.Node) -> None:
     weight = cast(Array, _array(linear.weight))
     if source.order is not None:
         weight = weight[:, source.order]
+        tracer.orders[str(node.target)] = source.order
     bias = _bias(linear.bias, weight.shape[0])
     name = str(node.target)
     tracer.add(node, FullyConnected(name, (source.name,), node.name, _float_weight(weight), bias))

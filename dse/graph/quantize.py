@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from dse.errors import GraphError, nearest
-from dse.graph.blocks import ELEMENT, kept_elements
+from dse.graph.blocks import ELEMENT, shares_magnitudes, unified
+from dse.graph.channels import declared_weight
 from dse.graph.code_book import NONE, CodeBooks, shared
 from dse.graph.ir import (
     Array,
@@ -63,7 +64,9 @@ def quantize(
     widths by layer (8 where not named), `densities` the kept shares of the blocks of `pattern`
     (dse.graph.blocks) that pruning declared, `scales` whether weights have one an output 'channel'
     or one a 'tensor', `books` the layers whose weights become those of a code book; they have 8
-    bits. Raises GraphError when a layer is unknown, a range is missing or not finite, the type of
+    bits. Weights of `-shared` blocks get one integer magnitude a block: with a scale a channel that
+    loses nothing, since what folded normalization multiplies a channel by its scale takes up.
+    Raises GraphError when a layer is unknown, a range is missing or not finite, the type of
     activations is no integer, scales are neither, or a layer with a code book is pruned or has
     other bits.
     """
@@ -184,8 +187,8 @@ def _form(
 ) -> Weight:
     """What the integers of a layer are to be, without values."""
     shape, name = op.weight.shape, op.name
-    kept = kept_elements(shape, densities.get(name, 1.0), pattern)
-    return Weight(shape, bits.get(name, 8), kept, None, None, *books.of(name, shape))
+    density, book = densities.get(name), books.of(name, shape)
+    return declared_weight(shape, bits.get(name, 8), density, pattern, book)
 
 
 def _weighted(
@@ -216,6 +219,9 @@ def quantize_layer(
     `form` says of how many bits, and how many kept or shared. Raises GraphError when more of the
     integers are not zero, or differ, than it declares.
     """
+    if shares_magnitudes(form.pattern):
+        steps = scales.reshape(-1, *[1] * (values.ndim - 1))
+        values = np.rint(unified(values / steps, form.pattern)) * steps
     integers, kept = _rounded(values, scales, form.bits), form.kept
     bias = np.zeros(len(scales)) if op.bias is None else op.bias
     offsets = np.clip(np.rint(bias / (input_scale * scales)), -INT32_MAX, INT32_MAX)
@@ -224,7 +230,10 @@ def quantize_layer(
             f"layer '{op.name}' keeps {np.count_nonzero(integers)} non-zero weights "
             f"but declares {kept}"
         )
-    weight = replace(form, values=integers, scales=scales)
+    try:
+        weight = replace(form, values=integers, scales=scales)
+    except GraphError as error:
+        raise GraphError(f"layer '{op.name}': {error}") from error
     return replace(op, weight=weight, bias=offsets.astype(np.int64))
 
 

@@ -6,14 +6,14 @@ Shapes turn from (C, H, W) to (H, W, C); weights that read a flattened image are
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from dse.errors import GraphError
-from dse.graph.ir import Graph, Tensor
+from dse.graph.ir import Array, Graph, Tensor
 from dse.graph.operators import visit
 from dse.graph.tracer import Tracer, Value, hwc
 
@@ -24,6 +24,20 @@ def trace(model: nn.Module, input_shape: Sequence[int], name: str = "network") -
     The model is traced in evaluation mode and left as it was. Raises GraphError that names the
     module and the operator when the graph cannot hold it.
     """
+    tracer, last = _walked(model, input_shape)
+    return _finish(tracer, last, name)
+
+
+def column_orders(model: nn.Module, input_shape: Sequence[int]) -> Mapping[str, Array]:
+    """For each linear layer that reads a flattened image: torch's column of each of the graph's.
+
+    Raises GraphError as `trace` does.
+    """
+    return _walked(model, input_shape)[0].orders
+
+
+def _walked(model: nn.Module, input_shape: Sequence[int]) -> tuple[Tracer, fx.Node]:
+    """All that is known after a walk, and the node that the model returns."""
     frozen = copy.deepcopy(model).eval()
     try:
         traced = fx.symbolic_trace(frozen)
@@ -39,7 +53,7 @@ def trace(model: nn.Module, input_shape: Sequence[int], name: str = "network") -
         if node.op == "placeholder":
             output = _start(tracer, node, output)
         elif node.op == "output":
-            return _finish(tracer, node, name)
+            return tracer, node
         elif node in shapes:
             visit(tracer, node)
     raise GraphError("the model returns nothing")

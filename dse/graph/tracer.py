@@ -28,7 +28,10 @@ class Value:
 
 @dataclass
 class Tracer:
-    """Walks the fx nodes once and grows the lists of operators and tensors."""
+    """Walks the fx nodes once and grows the lists of operators and tensors.
+
+    `orders`: by linear layer that reads a flattened image, torch's column of each of its own.
+    """
 
     modules: Mapping[str, nn.Module]
     shapes: Mapping[fx.Node, tuple[int, ...]]
@@ -36,6 +39,7 @@ class Tracer:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     ops: dict[str, Op] = field(default_factory=dict)
     maker: dict[str, str] = field(default_factory=dict)
+    orders: dict[str, Array] = field(default_factory=dict)
 
     def add(self, node: fx.Node, op: Op, order: Array | None = None) -> None:
         """Append an operator whose output is the value of `node`."""

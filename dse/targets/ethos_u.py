@@ -8,6 +8,7 @@ costs the network's own values instead, as `dse estimate` does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ import numpy as np
 
 from dse.errors import GraphError, TargetError
 from dse.firmware.tflite import to_tflite
+from dse.graph.blocks import cut, joined, shares_magnitudes
 from dse.graph.code_book import write_rows
 from dse.graph.ir import (
     FLOAT_BITS,
@@ -301,8 +303,25 @@ def _random(weight: Weight, index: int) -> Weight:
         indices = drawn(rows * -(-depth // weight.vector), len(table)).reshape(rows, -1)
         values = write_rows(table, indices, depth).ravel()
     gone = weight.size - weight.kept
+    if weight.blocks:
+        return replace(weight, values=_in_blocks(weight, values, bits), scales=_scales(weight))
     if gone:
         values[values == 0] = 1
         values[np.argsort(bits.random_raw(weight.size), kind="stable")[:gone]] = 0
-    scales = np.full(weight.shape[0], float(np.float32(0.01)))
-    return replace(weight, values=values.reshape(weight.shape), scales=scales)
+    return replace(weight, values=values.reshape(weight.shape), scales=_scales(weight))
+
+
+def _scales(weight: Weight) -> Array:
+    return np.full(weight.shape[0], float(np.float32(0.01)))
+
+
+def _in_blocks(weight: Weight, values: Array, bits: np.random.PCG64) -> Array:
+    """Random values in as many random blocks as are kept, zeros elsewhere."""
+    blocks = np.ascontiguousarray(cut(values.reshape(weight.shape), weight.pattern))
+    count = math.prod(blocks.shape[:2])
+    gone = np.argsort(bits.random_raw(count), kind="stable")[weight.blocks :]
+    blocks.reshape(count, -1)[gone] = 0
+    if shares_magnitudes(weight.pattern):
+        magnitudes = np.abs(blocks[:, :, :1, :1])
+        blocks = np.where(blocks < 0, -magnitudes, magnitudes)
+    return joined(blocks, weight.shape)

@@ -48,6 +48,7 @@ class KernelLibrary:
     predicates: tuple[Predicate, ...]
     rounding: Rounding = "double"
     code_books: bool = False
+    blocks: bool = False
 
     @property
     def sizes_name(self) -> str:
@@ -75,13 +76,18 @@ class KernelLibrary:
         return self.weight_containers
 
     def encoding(self, op: WeightedOp) -> Encoding:
-        """Layout and bytes of an operator's weights; TargetError when no container fits."""
+        """Layout and bytes of an operator's weights; TargetError when no container fits.
+
+        Depthwise layers are never stored in blocks: they have few weights, and blocks of several
+        output channels would read as many input channels.
+        """
         return encode(
             op.weight,
             self.containers(op),
             sparse=self.sparse,
             pad_rows=self.pad_rows,
             code_books=self.code_books,
+            blocks=self.blocks and not (isinstance(op, Conv2D) and op.depthwise),
         )
 
     def memory_plan(self, graph: Graph, board: Board) -> MemoryPlan:

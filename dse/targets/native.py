@@ -103,15 +103,16 @@ _LINKED: dict[tuple[Any, ...], _Linked] = {}
 
 
 class Native(KernelLibrary):
-    """Our generated C: direct convolution, scratch for code books only; element-wise operators work
-    in place."""
+    """Our generated C: direct convolution, scratch for code books and blocks only; element-wise
+    operators work in place."""
 
     def scratch_like(self, family: Family) -> str:
         """The same on every core."""
         return ""
 
     def scratch_bytes(self, graph: Graph, op: Op, family: Family) -> int:
-        """Decoded weights of code books; in variants columns of values, and unpacked weights."""
+        """Decoded weights of code books and lists of blocks; in variants columns of values, and
+        unpacked weights."""
         if not isinstance(op, Conv2D | FullyConnected) or op.weight.bits == 32:
             return 0
         int16 = graph.tensors[op.output].dtype == "int16"
@@ -272,6 +273,7 @@ NATIVE = Native(
     shift_bytes=1,
     sparse=True,
     code_books=True,
+    blocks=True,
     pad_rows=True,
     predicates=RULES,
 )
@@ -283,6 +285,7 @@ NATIVE_DSP = NativeDsp(
     shift_bytes=1,
     sparse=True,
     code_books=True,
+    blocks=True,
     pad_rows=True,
     predicates=(*RULES, dsp_extension),
 )
@@ -294,6 +297,7 @@ NATIVE_MVE = NativeMve(
     shift_bytes=1,
     sparse=True,
     code_books=True,
+    blocks=True,
     pad_rows=True,
     predicates=(*RULES, vector_extension),
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
+from dse.graph.blocks import block_grid, block_shape
 from dse.graph.ir import (
     Add,
     Concat,
@@ -25,9 +26,10 @@ from dse.graph.ir import (
     Pad,
     Pool2D,
     Softmax,
+    Weight,
 )
 from dse.targets.encoding import Encoding
-from dse.targets.native_kernels import BOOK, kernels_of
+from dse.targets.native_kernels import BLOCKS, BOOK, kernels_of
 
 Counts: TypeAlias = dict[str, float]
 UNROLL = 4
@@ -310,6 +312,47 @@ def sparse(w: Window, size: int, kept: int, multiple: int) -> Counts:
     }
 
 
+def block_conv(w: Window, weight: Weight, bits: int, step: int, apart: bool) -> Counts:
+    """`block_conv.c`: rows of blocks outside, pixels inside; kept blocks are listed once for all.
+
+    `step` columns are multiplied at once; with dilation taps lie `apart`. Where a row's blocks lie
+    is not known: every byte of the map and every tap has its share.
+    """
+    high, wide = block_shape(weight.pattern)
+    rows, across = block_grid(weight.shape, weight.pattern)
+    height, width = w.rows.kernel, w.columns.kernel
+    listed = weight.blocks * (1 if step == wide else height * width * w.inputs / across)
+    inside = w.rows.met_whole * w.columns.whole  # windows
+    groups = width if apart else 1
+    covered = w.rows.met * w.columns.size - inside * height
+    kept = float(weight.blocks * high * wide)
+    return {
+        "row": rows,
+        "map_byte": rows * -(-across // 8),
+        "map_bit": rows * across * _looked_at(weight.blocks / (rows * across)),
+        "listed": listed,
+        "start": rows * height,
+        "unpacked": kept if bits in (2, 4) else 0,
+        "signed": kept if bits == 1 else 0,
+        "signed_block": weight.blocks if bits == 1 else 0,
+        "line": rows * w.rows.size,
+        "pixel": rows * w.pixels,
+        "output": w.pixels * w.outputs,
+        "run": rows * inside * height,
+        "edge": rows * (w.pixels - inside),
+        "edge_group": rows * (w.pixels - inside) * height * groups,
+        "edge_covered": rows * covered * groups,
+        "searched": w.rows.met * (w.columns.size - w.columns.whole) * listed / height,
+        "multiplied": w.met * listed / (height * width),
+        "skipped": (w.taps - w.met) * listed * step * high / (height * width),
+    }
+
+
+def _looked_at(share: float) -> float:
+    """Bits that are looked at of a byte's map up to its last kept one, a bit; `share` is kept."""
+    return sum(1 - (1 - share) ** bits for bits in range(1, 9)) / 8
+
+
 def conv_f32(w: Window, depth: int, multiple: int) -> Counts:
     """`conv_f32.c`: one output at a time; `depth` is 1 of a depthwise convolution."""
     met = w.met * w.outputs
@@ -399,12 +442,13 @@ def _weighted(
     depthwise_layer = isinstance(op, Conv2D) and op.depthwise
     multiple = op.weight.shape[0] // w.inputs if depthwise_layer else 0
     constant = encoding.size_bytes + per_channel * op.weight.shape[0]
-    length = op.weight.vector
+    length, apart = op.weight.vector, isinstance(op, Conv2D) and op.dilation[1] > 1
     rows = decoded(w.outputs, w.rows.kernel * w.columns.kernel, length, bits)
     forms: dict[str, Callable[[], Counts]] = {
         "book_conv": lambda: book_conv(w, bits, length),
         "book_depthwise_any": lambda: {**depthwise_any(w), **rows},
         "book_depthwise": lambda: {**depthwise(w), **rows},
+        "block_conv": lambda: block_conv(w, op.weight, bits, int(name.split("x")[1][0]), apart),
         "sparse": lambda: sparse(w, op.weight.size, op.weight.kept, multiple),
         "conv_f32": lambda: conv_f32(w, 1 if depthwise_layer else w.inputs, multiple),
         "dsp_depthwise_w": lambda: {**dsp_depthwise(w), "unpacked": float(op.weight.size)},
@@ -418,7 +462,8 @@ def _weighted(
     }
     form = next(make for prefix, make in forms.items() if name.startswith(prefix))
     passes = w.pixels / 2 if name.startswith(("dsp_conv", "dsp_pointwise")) else w.pixels
-    if name.startswith(BOOK):  # indices are read once, biases with every pixel but out of registers
+    # Indices, and blocks of a row, are read once; biases with every pixel but out of registers.
+    if name.startswith((BOOK, BLOCKS)):
         passes = 1.0
     found = Call(name, {"call": 1.0, **form()}, constant, max(1.0, passes))
     if not name.startswith("dsp_conv"):

@@ -1,6 +1,7 @@
 """The fit of our kernels' cycles: relative non-negative least squares over emulated layers.
 
     python -m dse.targets.native_fit      # data/native_layers.csv -> data/native_cycles.json
+    python -m dse.targets.native_fit --kernels block_conv     # those alone, all else stays
 
 A row is one random layer; its cycles on every core, backend and rounding contract are columns, and
 so is what it waits for a flash of one wait state behind caches of so many bytes (BACKEND@BYTES).
@@ -9,6 +10,7 @@ Each kernel has coefficients of its own. Written by `benchmarks/native_measure.p
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import statistics
@@ -72,9 +74,10 @@ def describe(graph: Graph, op: Op) -> dict[str, str]:
 
 
 def _weight_columns(weight: Weight) -> list[object]:
-    """Shape, bits and kept elements, and the size of a code book where there is one."""
-    book = [weight.entries, weight.vector] if weight.entries else []
-    return [weight.shape, weight.bits, weight.kept, *book]
+    """Shape, bits and kept elements; the size of a code book, or pattern and kept blocks."""
+    more: list[object] = [weight.entries, weight.vector] if weight.entries else []
+    more = [weight.pattern, weight.blocks] if weight.blocks else more
+    return [weight.shape, weight.bits, weight.kept, *more]
 
 
 def layer(row: Mapping[str, str]) -> Graph:
@@ -89,9 +92,11 @@ def layer(row: Mapping[str, str]) -> Graph:
         for name, value in json.loads(row["details"]).items()
     }
     if row["weight"]:
-        shape, bits, kept, *book = json.loads(row["weight"])
-        entries, vector = book or (0, 1)
-        details["weight"] = Weight(tuple(shape), bits, kept, None, None, entries, vector)
+        shape, bits, kept, *more = json.loads(row["weight"])
+        of_blocks = bool(more) and isinstance(more[0], str)
+        keys = ("pattern", "blocks") if of_blocks else ("entries", "vector")
+        given: Any = dict(zip(keys, more, strict=False))
+        details["weight"] = Weight(tuple(shape), bits, kept, **given)
     names = tuple(f"x{i}" for i in range(len(shapes)))
     views = tuple(Reshape(f"view_{name}", ("x0",), name) for name in names[1:])
     op = KINDS[row["kind"]]("op", names, "y", **details)
@@ -233,12 +238,29 @@ def tables() -> dict[str, Any]:
     return {"command": "python -m dse.targets.native_fit", "tables": found}
 
 
+def renewed(stored: dict[str, Any], prefix: str) -> None:
+    """Fit the kernels of `stored` tables anew whose names begin so; print how well they are
+    predicted. How wide intervals are is that of all kernels, and stays."""
+    layers = stored_layers()
+    for column, table in stored["tables"].items():
+        rows = [row for row in rows_of(column, layers) if row.calls[0].kernel.startswith(prefix)]
+        if rows:
+            table["kernels"] |= fit(rows)
+            errors = [abs(error) for kernel in held_out(rows).values() for error in kernel]
+            print(f"{column}: median {statistics.median(errors):.1%} of {len(rows)} layers")
+
+
 def main() -> None:
     """Fit and write; print how well rows that were left out are predicted."""
-    made = tables()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kernels", default="", help="only those whose names begin so")
+    prefix = parser.parse_args().kernels
     path = Path(__file__).parent / "data" / "native_cycles.json"
+    made = json.loads(path.read_text("utf-8")) if prefix else tables()
+    if prefix:
+        renewed(made, prefix)
     path.write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for name, table in made["tables"].items():
+    for name, table in made["tables"].items() if not prefix else ():
         print(f"{name}: median {table['median_error']:.1%}, 90 % within {table['error']:.1%}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dse.graph.blocks import block_grid, block_shape
 from dse.graph.ir import (
     Add,
     Concat,
@@ -34,6 +35,8 @@ LONG = 1 << 16
 NARROW = "_narrow"
 # How those begin that read weights through a code book.
 BOOK = "book_"
+# The one that walks kept blocks of weights; its name ends in what it multiplies at once.
+BLOCKS = "block_conv"
 INT16_BYTES = 2
 # Mean magnitude of 8-bit weights as a share of the largest; at 2 bits about 0.7 of 1.
 MEAN_SHARE = 0.3
@@ -44,17 +47,21 @@ class Choice:
     """A kernel's file, the container bits of its weights, and what it expects.
 
     `folded`: the bias has taken in the input's zero point. `value` is the C type of what a DSP
-    block multiplies, empty for kernels without one.
+    block multiplies, empty for kernels without one. `form` is what a kernel of sparse blocks
+    multiplies at once, output channels by columns.
     """
 
     file: str
     bits: int
     folded: bool = False
     value: str = ""
+    form: str = ""
 
     @property
     def function(self) -> str:
         """The C function."""
+        if self.form:
+            return f"{self.file}_{self.form}"
         plain = self.file == "dsp_depthwise" or self.file.startswith(("mve_", BOOK))
         return self.file if plain else f"{self.file.removesuffix(NARROW)}_w{self.bits}"
 
@@ -67,8 +74,10 @@ class Choice:
         """Working memory: columns of values, or unpacked weights; `int16` is what activations are.
 
         Two columns of int16, each of whole fours; of Helium one of activations. Two rows of a code
-        book's weights, or all of a depthwise layer's.
+        book's weights, or all of a depthwise layer's. Of kept blocks, see `block_scratch`.
         """
+        if self.file == BLOCKS:
+            return block_scratch(op, self.bits)
         depth = op.weight.size // op.weight.shape[0]
         if self.file == f"{BOOK}conv":
             return depth * min(2, op.weight.shape[0])
@@ -100,6 +109,8 @@ def choose(
     bits = encoding.container_bits
     if encoding.layout == "sparse":
         return Choice("sparse", bits)
+    if encoding.layout in ("block-sparse", "shared blocks"):
+        return Choice(BLOCKS, bits, folded=True, form=block_form(op))
     if encoding.layout == "code book":
         return _through_book(op, bits)
     if mve and bits == 8 and bound < ACCUMULATOR_LIMIT and not _narrow(op):
@@ -119,6 +130,29 @@ def choose(
     if kernel_class(op) == "pointwise":
         return Choice("dsp_pointwise_narrow", bits, folded=True, value="mixed")
     return Choice("dsp_conv", bits, value="int16_t")
+
+
+def block_form(op: WeightedOp) -> str:
+    """Output channels by columns that a kernel multiplies at once: a block, or a column of one.
+
+    A block that may reach into the next tap, whose input lies elsewhere, is taken column by column.
+    """
+    rows, columns = block_shape(op.weight.pattern)
+    return f"{rows}x{1 if op.weight.shape[-1] % columns else columns}"
+
+
+def block_scratch(op: WeightedOp, bits: int) -> int:
+    """Bytes of the list of a row of blocks and, below 8 bits, of their weights.
+
+    The list: 16 bits a block or column, after where each row of the window starts in it.
+    """
+    rows, columns = block_shape(op.weight.pattern)
+    most = min(op.weight.blocks, block_grid(op.weight.shape, op.weight.pattern)[1])
+    depth = op.weight.size // op.weight.shape[0]
+    whole = block_form(op) == f"{rows}x{columns}"
+    listed = most if whole else min(depth, most * columns)
+    starts = 1 + (op.kernel[0] if isinstance(op, Conv2D) else 1)
+    return 2 * (starts + listed) + (0 if bits == 8 else most * rows * columns)
 
 
 def _through_book(op: WeightedOp, bits: int) -> Choice:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dse.errors import DseError
+from dse.graph.channels import declared_weight
 from dse.graph.ir import (
     FLOAT_BITS,
     Add,
@@ -116,6 +117,8 @@ def _precisions(backends: Mapping[str, Backend], board: Board) -> list[str]:
         lines.append((name, *cells))
     shared = (_book_bytes(backend) for backend in backends.values())
     lines.append(("int8, 8-bit weights in a code book of 16", *shared))
+    thin = (_in_blocks(backend) for backend in backends.values())
+    lines.append(("int8, 8-bit weights, a fifth kept in 1x4 blocks", *thin))
     return ["## Precision of a convolution, and how weights are stored", "",
             *_table(("activations and weights", *backends), lines)]  # fmt: skip
 
@@ -126,6 +129,13 @@ def _book_bytes(backend: Backend) -> str:
     stored = backend.encoding(replace(op, weight=replace(op.weight, entries=16)))
     kind = "indices" if stored.layout == "code book" else "weights"
     return f"{kind} in {stored.container_bits} bits"
+
+
+def _in_blocks(backend: Backend) -> str:
+    """How a convolution's weights are stored of which a fifth of the 1x4 blocks is kept."""
+    op = dict(probes())["convolution"].weighted[0]
+    weight = declared_weight(op.weight.shape, 8, 0.2, "1x4")
+    return backend.encoding(replace(op, weight=weight)).text
 
 
 def _rules(backends: Mapping[str, Backend]) -> list[str]:
