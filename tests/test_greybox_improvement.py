@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,11 +131,25 @@ def test_few_test_samples_make_the_model_doubt_what_it_saw() -> None:
     assert doubts[20] > doubts[20_000]
 
 
+def test_what_does_not_count_is_compressed_and_keeps_its_order() -> None:
+    plain, scale = ErrorScale("logit", 500), ErrorScale("logit", 500, worst=0.2)
+    errors = np.linspace(0.01, 0.98, 60)
+    there, unbound = scale.forward(errors), plain.forward(errors)
+    counts = errors <= 0.2
+    assert there[counts] == pytest.approx(unbound[counts])
+    assert (np.diff(there) > 0).all()
+    assert np.ptp(there[~counts]) < 0.5 * np.ptp(unbound[~counts])
+    # The noise shrinks with the scale: as much as a small step of the error does.
+    steps = (scale.forward(errors + 1e-6) - there) / (plain.forward(errors + 1e-6) - unbound)
+    ratio = np.sqrt(scale.variance(errors) / plain.variance(errors))
+    assert ratio == pytest.approx(steps, rel=1e-3)
+
+
 def test_scales_go_there_and_back_and_refuse_what_they_cannot_hold() -> None:
     values = np.array([0.01, 0.2, 0.9])
     kinds: tuple[Scale, ...] = ("logit", "log", "linear")
-    for kind in kinds:
-        scale = ErrorScale(kind)
+    for kind, worst in itertools.product(kinds, (None, 0.3, 0.0)):
+        scale = ErrorScale(kind, worst=worst)
         assert scale.back(scale.forward(values)) == pytest.approx(values)
     assert np.isfinite(ErrorScale().forward(np.array([0.0, 1.0]))).all()
     with pytest.raises(StudyError, match=r"gave 1.5 .*allowed: 0 to 1"):

@@ -27,8 +27,8 @@ from dse.pareto import Points
 Way = Literal["plain", "memo"]
 WAYS: tuple[Way, ...] = ("plain", "memo")
 STARTS = 20
-# 2: known networks are changed after five in a row; the grey box refines in five rounds.
-MEMO_REVISION, GREY_REVISION = 2, 2
+# 2: known networks are changed after five in a row. 3: the grey box compresses what does not count.
+MEMO_REVISION, GREY_REVISION = 2, 3
 # Proposals that cost no training, in a row, before a method counts as stuck.
 _MOST_FREE = 200
 _MOST_REPEATS, _CHANGES = 5, 60  # as in dse.proposer and dse.draws

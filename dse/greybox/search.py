@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,9 @@ _SHARES = (0.4, 0.45, 0.15)  # cost-spread, mutations, crossovers
 _REFINED, _ROUNDS = 12, 5
 _CHILDREN = 0.04  # of the pool, by refined network and round
 _RANKED = 8
+# The process is too sure of itself far from what was trained: its 90 % intervals held half to four
+# fifths of the true errors, and the best networks of all lay two deviations below its mean.
+_DOUBT = 1.6
 _DRAWS = 200
 _WIDER = 4000
 
@@ -62,7 +65,8 @@ class Search:
         seed: int = 0,
         candidates: int = 400,
     ) -> None:
-        self.knobs, self.table, self.scale = knobs, table, scale
+        self.knobs, self.table = knobs, table
+        self.scale = replace(scale, worst=worst_error)
         self.region, self.worst_error, self.startup = region, worst_error, startup
         self.candidates = candidates
         self._user_features, self._seed = features, seed
@@ -276,7 +280,7 @@ class _Scorer:
     def _errors(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
         """Mean and deviation on the model's scale, and equally probable errors (n, samples)."""
         mean, deviation = self.model.predict(self.search.features(rows))
-        values = mean[:, None] + deviation[:, None] * QUANTILES
+        values = mean[:, None] + _DOUBT * deviation[:, None] * QUANTILES
         return mean, deviation, self.search.scale.back(values)
 
     def _gain(self, rows: Floats) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +22,9 @@ MOST_FITTED = 150
 GROWTH = 1.1
 _LEAST_ERROR = 1e-4
 _FIT_STEPS = 30
+# Of the logit or logarithm: how far beyond the worst error that counts compression halves a step.
+_BEYOND = 0.5
+_MOST_BEYOND = 10.0
 
 
 def milestone(trainings: int) -> int:
@@ -101,10 +104,16 @@ def _fitted(x: bytes, y: bytes, noise: bytes, features: int) -> Floats:
 
 @dataclass(frozen=True)
 class ErrorScale:
-    """How an objective is modelled: errors of 0..1 by logit, other values by log or as they are."""
+    """How an objective is modelled: errors of 0..1 by logit, other values by log or as they are.
+
+    Beyond `worst`, where a design does not count, logits and logarithms are compressed: what is
+    hopeless only has to be known as hopeless, and how steeply errors rise there must not shape
+    what the process believes of good networks.
+    """
 
     kind: Scale = "logit"
     samples: int | None = None
+    worst: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("logit", "log", "linear"):
@@ -121,23 +130,44 @@ class ErrorScale:
 
     def forward(self, errors: Floats) -> Floats:
         """Errors as the process sees them."""
-        if self.kind == "logit":
-            least = 0.5 / self.samples if self.samples else _LEAST_ERROR
-            return np.asarray(logit(np.clip(errors, least, 1 - least)))
-        return np.log(errors) if self.kind == "log" else errors
+        values = self._plain(errors)
+        if self._edge is None:
+            return values
+        beyond = np.maximum(values - self._edge, 0.0)
+        return np.minimum(values, self._edge) + _BEYOND * np.log1p(beyond / _BEYOND)
 
     def back(self, values: Floats) -> Floats:
         """Errors from what the process says."""
+        if self._edge is not None:
+            beyond = np.minimum(np.maximum(values - self._edge, 0.0) / _BEYOND, _MOST_BEYOND)
+            values = np.minimum(values, self._edge) + _BEYOND * np.expm1(beyond)
         if self.kind == "logit":
             return np.asarray(expit(values))
         return np.exp(values) if self.kind == "log" else values
 
     def variance(self, errors: Floats) -> Floats:
-        """Of the estimate on `samples` test samples: binomial, by the delta method on the logit."""
+        """Of the estimate on `samples` test samples: binomial, by the delta method on the scale."""
         if self.kind != "logit" or not self.samples:
             return np.zeros(len(errors))
         share = np.clip(errors, 0.5 / self.samples, 1 - 0.5 / self.samples)
-        return np.asarray(1 / (self.samples * share * (1 - share)))
+        found = 1 / (self.samples * share * (1 - share))
+        if self._edge is None:
+            return np.asarray(found)
+        beyond = np.maximum(self._plain(errors) - self._edge, 0.0)
+        return np.asarray(found / (1 + beyond / _BEYOND) ** 2)
+
+    def _plain(self, errors: Floats) -> Floats:
+        if self.kind == "logit":
+            least = 0.5 / self.samples if self.samples else _LEAST_ERROR
+            return np.asarray(logit(np.clip(errors, least, 1 - least)))
+        return np.log(errors) if self.kind == "log" else errors
+
+    @cached_property
+    def _edge(self) -> float | None:
+        """Where compression begins; never on a linear scale, which has no unit of its own."""
+        if self.worst is None or self.kind == "linear" or self.worst <= 0:
+            return None
+        return float(self._plain(np.array([self.worst]))[0])
 
 
 class ErrorModel:
