@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from dse.bounded import Bounded
 from dse.candidate import CALIBRATION, Candidate, digest
 from dse.errors import CompressionError, StudyError
 from dse.graph.blocks import ELEMENT
@@ -336,14 +337,12 @@ class Space:
     def _narrowed(self, widths: Mapping[str, int]) -> Graph:
         key = tuple(sorted(widths.items()))
         if key not in self._known_narrowed:
-            if len(self._known_narrowed) >= MAX_KNOWN_SHAPES:
-                self._known_narrowed.clear()
             self._known_narrowed[key] = narrow(self.graph, widths)
         return self._known_narrowed[key]
 
     @cached_property
-    def _known_narrowed(self) -> dict[tuple[tuple[str, int], ...], Graph]:
-        return {}
+    def _known_narrowed(self) -> Bounded[tuple[tuple[str, int], ...], Graph]:
+        return Bounded(MAX_KNOWN_SHAPES)
 
     def params(self, candidate: Candidate) -> dict[str, Value] | None:
         """A setting that means `candidate` where every layer of a knob agrees, else None.
@@ -413,14 +412,12 @@ class Space:
             bits, kept = candidate.layer_bits, candidate.layer_kept
             pattern, books = candidate.stored_pattern, candidate.books()
             known = with_encodings(split, bits, kept, candidate.precision, pattern, books)
-            if len(self._known_shapes) >= MAX_KNOWN_SHAPES:
-                self._known_shapes.clear()
             self._known_shapes[key] = known
         return known
 
     @cached_property
-    def _known_shapes(self) -> dict[tuple[str, tuple[tuple[str, int], ...]], Graph]:
-        return {}
+    def _known_shapes(self) -> Bounded[tuple[str, tuple[tuple[str, int], ...]], Graph]:
+        return Bounded(MAX_KNOWN_SHAPES)
 
 
 # Kinds of knobs that may decide nothing for a candidate.

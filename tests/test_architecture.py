@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "dse"
 
 # Lowest first; a module may import from its own floor and those below (docs/architecture.md).
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "bounded"),
     ("units", "trial"),
     ("filter",),
     ("pareto", "graph.ir", "graph.plan", "graph.numerics", "graph.blocks", "graph.code_book"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
+from dse.bounded import Bounded
 from dse.errors import GraphError
 from dse.graph.ir import Graph, Op, Reshape
 
@@ -100,8 +101,6 @@ def plan(
     key = (graph.key, tuple(owner.items()), tuple(scratches), alignment)
     found = _PLANS.get(key)
     if found is None:
-        if len(_PLANS) >= PLANS_KEPT:
-            _PLANS.clear()
         order = _best_order(graph, links, owner, sizes, scratches)
         found = _PLANS[key] = _place(graph, links, order, owner, sizes, scratches)
     return found
@@ -110,7 +109,7 @@ def plan(
 # Backends whose kernels need the same scratch share a plan.
 PLANS_KEPT = 4096
 LAYOUTS_KEPT = 256
-_PLANS: dict[tuple[object, ...], MemoryPlan] = {}
+_PLANS: Bounded[tuple[object, ...], MemoryPlan] = Bounded(PLANS_KEPT)
 
 
 def _aligned(size: int, alignment: int) -> int:
@@ -141,15 +140,13 @@ class _Links:
         return cls(ops, readers, needs, chain)
 
 
-_LINKS: dict[object, _Links] = {}
+_LINKS: Bounded[object, _Links] = Bounded(LAYOUTS_KEPT)
 
 
 def _links(graph: Graph) -> _Links:
     key = tuple([(op.inputs, op.output) for op in graph.ops])
     found = _LINKS.get(key)
     if found is None:
-        if len(_LINKS) >= LAYOUTS_KEPT:
-            _LINKS.clear()
         found = _LINKS[key] = _Links.of(key)
     return found
 
@@ -277,7 +274,7 @@ class _Layout:
 
 
 # The candidates of a search share it.
-_LAYOUTS: dict[tuple[object, ...], _Layout] = {}
+_LAYOUTS: Bounded[tuple[object, ...], _Layout] = Bounded(LAYOUTS_KEPT)
 
 
 def _layout(
@@ -286,8 +283,6 @@ def _layout(
     key = (links.ops, graph.input, graph.output, order, tuple(owner.items()))
     found = _LAYOUTS.get(key)
     if found is None:
-        if len(_LAYOUTS) >= LAYOUTS_KEPT:
-            _LAYOUTS.clear()
         found = _LAYOUTS[key] = _laid_out(graph, order, owner)
     return found
 

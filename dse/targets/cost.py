@@ -12,6 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from dse.bounded import Bounded
 from dse.errors import TargetError
 from dse.graph.ir import Conv2D, FullyConnected, Graph, Op, op_macs
 from dse.graph.plan import MemoryPlan
@@ -74,7 +75,7 @@ class WholeNetworkBackend(Protocol):
         """The costs from shapes alone; TargetError when it cannot be compiled."""
 
 
-_COSTS: dict[tuple[Any, ...], Cost] = {}
+_COSTS: Bounded[tuple[Any, ...], Cost] = Bounded(COSTS_KEPT)
 
 
 def cost(graph: Graph, target: Target) -> Cost:
@@ -86,8 +87,6 @@ def cost(graph: Graph, target: Target) -> Cost:
     key = (graph.key, target)
     found = _COSTS.get(key)
     if found is None:
-        if len(_COSTS) >= COSTS_KEPT:
-            _COSTS.clear()
         found = _COSTS[key] = _cost(graph, target)
     return found
 
@@ -159,13 +158,13 @@ class _OnBoard:
     table: Timing | None
 
 
-_CONSTANTS: dict[tuple[Any, ...], _Constants] = {}
-_IN_MEMORY: dict[tuple[Any, ...], _InMemory] = {}
-_ON_BOARD: dict[tuple[Any, ...], _OnBoard] = {}
+_CONSTANTS: Bounded[tuple[Any, ...], _Constants] = Bounded(COSTS_KEPT)
+_IN_MEMORY: Bounded[tuple[Any, ...], _InMemory] = Bounded(COSTS_KEPT)
+_ON_BOARD: Bounded[tuple[Any, ...], _OnBoard] = Bounded(COSTS_KEPT)
 
 
 def _remembered(
-    kept: dict[tuple[Any, ...], _T],
+    kept: Bounded[tuple[Any, ...], _T],
     key: tuple[Any, ...],
     make: Callable[[Graph, Target], _T],
     graph: Graph,
@@ -173,8 +172,6 @@ def _remembered(
 ) -> _T:
     found = kept.get(key)
     if found is None:
-        if len(kept) >= COSTS_KEPT:
-            kept.clear()
         found = kept[key] = make(graph, target)
     return found
 

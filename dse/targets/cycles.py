@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
+from dse.bounded import Bounded
 from dse.errors import TargetError
 from dse.graph.ir import (
     Add,
@@ -157,7 +158,7 @@ class Counted:
 
 
 COUNTED_KEPT = 1024
-_COUNTED: dict[tuple[Any, ...], Counted] = {}
+_COUNTED: Bounded[tuple[Any, ...], Counted] = Bounded(COUNTED_KEPT)
 
 
 def counted(graph: Graph, encodings: Mapping[str, Encoding]) -> Counted:
@@ -168,8 +169,6 @@ def counted(graph: Graph, encodings: Mapping[str, Encoding]) -> Counted:
     key = (graph.key, *encodings.values())
     found = _COUNTED.get(key)
     if found is None:
-        if len(_COUNTED) >= COUNTED_KEPT:
-            _COUNTED.clear()
         found = _COUNTED[key] = _sums(graph, encodings)
     return found
 

@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from dse.bounded import Bounded
 from dse.graph.ir import FLOAT_BITS, Conv2D, FullyConnected, Graph, Lookup, Op, Pool2D, WeightedOp
 from dse.graph.plan import MemoryPlan, plan
 from dse.targets.backend import Predicate, Rounding
@@ -95,8 +96,6 @@ class KernelLibrary:
         family = board.core.family
         key = (self.name, self.scratch_like(family), graph.key)
         if key not in _PLANS:
-            if len(_PLANS) >= PLANS_KEPT:
-                _PLANS.clear()
             _PLANS[key] = self.placed(
                 plan(
                     graph,
@@ -137,8 +136,6 @@ class KernelLibrary:
         """
         key = (self.name, board.core.family == "m0plus", graph.key)
         if key not in _CODE:
-            if len(_CODE) >= PLANS_KEPT:
-                _CODE.clear()
             _CODE[key] = self._code(graph, board)
         return _CODE[key]
 
@@ -194,8 +191,8 @@ class KernelLibrary:
 
 
 PLANS_KEPT = 4096
-_PLANS: dict[tuple[Any, ...], MemoryPlan] = {}
-_CODE: dict[tuple[Any, ...], Mapping[str, int]] = {}
+_PLANS: Bounded[tuple[Any, ...], MemoryPlan] = Bounded(PLANS_KEPT)
+_CODE: Bounded[tuple[Any, ...], Mapping[str, int]] = Bounded(PLANS_KEPT)
 
 
 def code_kernel(op: Op) -> str:

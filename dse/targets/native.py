@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
+from dse.bounded import Bounded
 from dse.graph.ir import Add, Conv2D, FullyConnected, Graph, Lookup, Mul, Op, Pool2D
 from dse.targets.board import Board
 from dse.targets.core import Family
@@ -99,7 +100,7 @@ class _Linked:
     stack_bytes: int
 
 
-_LINKED: dict[tuple[Any, ...], _Linked] = {}
+_LINKED: Bounded[tuple[Any, ...], _Linked] = Bounded(PLANS_KEPT)
 
 
 class Native(KernelLibrary):
@@ -161,8 +162,6 @@ class Native(KernelLibrary):
         """What the network's kernels take on the board's core, remembered by shapes."""
         key = (self.name, self.rounding, board.core.name, graph.key)
         if key not in _LINKED:
-            if len(_LINKED) >= PLANS_KEPT:
-                _LINKED.clear()
             built, each = self._built(board), self.kernels(graph)
             stack = built.stack_bytes(name for names in each for name in names)
             _LINKED[key] = _Linked(self._parts(built, each), stack)

@@ -17,6 +17,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from dse.bounded import Bounded
 from dse.graph.ir import Graph, Op
 from dse.targets.board import Board
 from dse.targets.cycles import Cycles
@@ -133,7 +134,9 @@ class KernelCycles:
     waiting: Mapping[int, Mapping[str, Mapping[str, float]]]
     error: float
     source: str
-    kept: dict[tuple[Any, ...], Cycles] = field(default_factory=dict, compare=False, repr=False)
+    kept: Bounded[tuple[Any, ...], Cycles] = field(
+        default_factory=lambda: Bounded(KEPT), compare=False, repr=False
+    )
 
     def operator(
         self, graph: Graph, op: Op, encoding: Encoding | None, board: Board, constant_bytes: int
@@ -142,8 +145,6 @@ class KernelCycles:
         key = (graph.layer_keys[op.name], board.wait_states, board.cache_bytes)
         found = self.kept.get(key)
         if found is None:
-            if len(self.kept) >= KEPT:
-                self.kept.clear()
             value = self._cycles(graph, op, encoding, board)
             found = self.kept[key] = Cycles(value, value, value)
         return found
@@ -169,7 +170,7 @@ class KernelCycles:
         return board.wait_states * _dot(_nearest(self.waiting[nearest], kernel), counts)
 
 
-_CALLS: dict[tuple[Any, ...], tuple[Call, ...]] = {}
+_CALLS: Bounded[tuple[Any, ...], tuple[Call, ...]] = Bounded(KEPT)
 
 
 def _calls(graph: Graph, op: Op, encoding: Encoding | None, dsp: bool) -> tuple[Call, ...]:
@@ -177,8 +178,6 @@ def _calls(graph: Graph, op: Op, encoding: Encoding | None, dsp: bool) -> tuple[
     key = (graph.layer_keys[op.name], encoding, dsp)
     found = _CALLS.get(key)
     if found is None:
-        if len(_CALLS) >= KEPT:
-            _CALLS.clear()
         found = _CALLS[key] = calls(graph, op, encoding, dsp)
     return found
 
