@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("dash", reason="needs Dash (extra 'browse')")
 
 from dse.browse import charts
-from dse.browse.design import design_page
+from dse.browse.design import _own_cost, design_page, read_design
 from dse.browse.library import Library, place_of, uid_of
 from dse.browse.listing import PAGE, Order, csv_text, listing, ordered
 from dse.browse.scatter import Options, limits_of, scatter
@@ -243,6 +243,14 @@ def test_pages_of_the_table(url: str) -> None:
     filtered = listing(view_of(url, where="feasible"), Order("number", False, 3))
     assert "Page 1 of" in filtered  # another filter starts at its first page
     assert "&quot;where&quot;: &quot;feasible&quot;" in filtered  # and its pager stays there
+
+
+def test_a_rejected_design_within_budgets_says_why_it_has_no_layers(url: str) -> None:
+    found = read_design(Library(url), "digits", 5)
+    open_ = replace(found.trial, candidate={"budgets": {"memory": 0.5}, "widths": {}})
+    text = str(_own_cost(replace(found, trial=open_, graph=None)))
+    assert "only a training finds the widths" in text
+    assert "--why rebuilds them" in str(_own_cost(replace(found, graph=None)))
 
 
 def test_importance_finds_the_knob_that_decides(url: str) -> None:

@@ -77,6 +77,12 @@ def design_page(library: Library, study: str, number: int) -> list[Any]:
 def _own_cost(design: Design) -> Cost | str:
     """What the design costs on its own target, or the sentence that says why it is not known."""
     if design.graph is None:
+        candidate = design.trial.candidate
+        if candidate.get("budgets") and not candidate.get("widths"):
+            return (
+                "This design was never trained, and only a training finds the widths that its "
+                "budgets leave, so it has no layers to show."
+            )
         return (
             "This design was never trained, so its layers are not stored; "
             f"dse show {design.trial.number} {shlex.quote(design.record.name)} --why rebuilds them."
