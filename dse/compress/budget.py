@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dse.compress.mask_points import mask_points
 from dse.compress.prune import prune_in_place
 from dse.compress.schedule import Ramp
+from dse.graph.allocate import POWER
 from dse.graph.channels import ChannelGroup
 from dse.graph.resources import Budgets, needs
 from dse.graph.trace import trace
@@ -186,9 +187,11 @@ class Search:
         return found
 
     def _gain(self, widths: Mapping[str, int], name: str) -> float:
-        """By how much 1 / share falls when a group gets one step wider."""
-        wider = widths[name] + self.narrowing.alignment
-        return self.whole[name] / widths[name] - self.whole[name] / wider
+        """By how much 1 / share^POWER falls when a group gets one step wider."""
+        whole, width = self.whole[name], widths[name]
+        return float(
+            (whole / width) ** POWER - (whole / (width + self.narrowing.alignment)) ** POWER
+        )
 
     def _importance(self, model: nn.Module, group: ChannelGroup) -> Tensor:
         """|BatchNorm scale| or the L1 norm (C,), over its mean, summed over the group's layers."""

@@ -1,6 +1,6 @@
 """Shares of channels that lose least within what may be needed: a convex program, solved exactly.
 
-With y the logarithms of the kept shares, what is lost is taken as sum(weight / share), and every
+With y the logarithms of the kept shares, what is lost is taken as sum(weight / share^2), and every
 need is a polynomial of the shares without negative coefficients, so that both are convex in y
 (Boyd et al., "A tutorial on geometric programming", 2007).
 """
@@ -16,6 +16,8 @@ from dse.graph.ir import Array
 from dse.graph.resources import FractionalNeeds
 
 MOST_STEPS = 200
+# What is lost by a group is its weight over its share to this power (decision 9).
+POWER = 2
 
 
 def best_shares(
@@ -25,7 +27,7 @@ def best_shares(
     low: Array,
     high: Array,
 ) -> Array:
-    """Kept shares (groups,) between `low` and `high` with the least sum(weights / share).
+    """Kept shares (groups,) between `low` and `high` with the least sum(weights / share^2).
 
     Dividing by the share says that losing half of what is left costs more, the less is left: what
     remains of a group takes over for what is gone. `limits` are what each need may be; one that
@@ -54,10 +56,10 @@ def best_shares(
 
 
 def _lost(y: Array, weights: Array) -> tuple[float, Array]:
-    """log(sum(weights / exp(y))), and its derivative."""
-    each = weights * np.exp(-y)
+    """log(sum(weights / exp(y)^POWER)), and its derivative."""
+    each = weights * np.exp(-POWER * y)
     total = float(each.sum())
-    return float(np.log(total)), -each / total
+    return float(np.log(total)), -POWER * each / total
 
 
 def _constraint(constant: Array, linear: Array, square: Array, limit: float) -> dict[str, Any]:
