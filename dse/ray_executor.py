@@ -25,6 +25,7 @@ INSTALL = 'pip install "dse[ray]"'
 # How often Ray does a task again whose process or node was lost, before the trial counts as lost.
 RETRIES = 3
 # How often the cluster is asked for its size.
+DEAF_S = 20.0  # from the first request to end on
 LOOK_S = 5.0
 OBJECT_STORE_BYTES = 100 * 2**20  # of a cluster started here; networks are kilobytes
 
@@ -72,7 +73,7 @@ class RayExecutor:
         self._connect(address)
         self._make = make
         self._refs: dict[Any, int] = {}
-        self._interrupted = False
+        self._interrupted: float | None = None  # when
         self._looked, self.slots = -math.inf, slots or 1
         self._look()
         options: dict[str, Any] = {"num_cpus": share.cores, "num_gpus": share.gpus}
@@ -94,15 +95,19 @@ class RayExecutor:
             return []
         self._ray.wait(refs, num_returns=1, timeout=timeout_s)
         ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-        if self._interrupted and not ready:
+        if self._interrupted is not None and not ready:
             self.interrupt()  # Ray may lose a request that meets the beginning of a task
         return [(self._refs.pop(ref), self._outcome(ref)) for ref in ready]
 
     def interrupt(self) -> None:
-        """Ask Ray to end every task, which is then handed back."""
-        self._interrupted = True
+        """Ask Ray to end every task, which is then handed back; its process is ended if it is deaf.
+
+        A task may lose the request in code that swallows it, and Ray makes none twice.
+        """
+        now = time.monotonic()
+        self._interrupted = now if self._interrupted is None else self._interrupted
         for ref in self._refs:
-            self._ray.cancel(ref, force=False)
+            self._ray.cancel(ref, force=now - self._interrupted > DEAF_S)
 
     def close(self) -> None:
         """End every task at once, and leave the cluster; one that was started here ends."""
@@ -149,6 +154,8 @@ class RayExecutor:
         except exceptions.RayTaskError as error:
             return Failed(_first_line(error.cause if error.cause is not None else error))
         except exceptions.RayError as error:
+            if self._interrupted is not None:
+                return HandedBack()
             return Lost(f"Ray lost its task {RETRIES + 1} times: {_first_line(error)}")
         return outcome
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class OnNode:
     graph: bytes
     log: str
     sleep_s: float = 0.0
+    deaf: bool = False  # to requests to end
 
     def __call__(self, stop: Callable[[], bool]) -> Measuring:
         formula = FormulaEvaluator(small_problem(STUDY, archive.from_bytes(self.graph)))
@@ -59,7 +60,11 @@ class Sleeper:
         self.note("begun", candidate, rounding)
         deadline = time.monotonic() + self.how.sleep_s
         while time.monotonic() < deadline:  # as a training does, which takes step after step
-            time.sleep(0.02)
+            try:
+                time.sleep(0.02)
+            except KeyboardInterrupt:
+                if not self.how.deaf:
+                    raise
         found = self.formula.evaluate(candidate, rounding, watch)
         self.note("done", candidate, rounding)
         return found
@@ -219,6 +224,19 @@ def test_an_interrupted_task_is_handed_back(
         time.sleep(0.1)
     executor.interrupt()
     assert list(waited(executor)) == [(5, HandedBack())]
+
+
+def test_a_task_that_swallows_the_request_is_ended(
+    executors: Callable[..., RayExecutor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dse.ray_executor.DEAF_S", 1.0)
+    log = tmp_path / "log"
+    executor = executors(replace(maker(log, 600.0), deaf=True))
+    executor.submit(6, task())
+    while not lines(log, "begun"):
+        time.sleep(0.1)
+    executor.interrupt()
+    assert list(waited(executor)) == [(6, HandedBack())]
 
 
 def test_slots_that_are_given_are_queued(
