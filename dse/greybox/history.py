@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
-from dse.greybox.knobs import Floats, Knobs, Params
+from dse.greybox.knobs import Axis, Floats, Knobs, Params
 
 # The name of what is trained: equal for designs that share one training.
 NetworkKey: TypeAlias = Callable[[Params], Hashable]
@@ -46,8 +46,9 @@ class History:
         history = cls(knobs, key)
         rows: dict[Hashable, Floats] = {}
         errors: dict[Hashable, list[float]] = {}
+        axes = {axis.name: axis for axis in knobs.axes}
         for trial in trials:
-            params = _params(trial, knobs)
+            params = _params(trial, axes)
             if params is None:
                 continue
             row = knobs.row(params)
@@ -107,15 +108,13 @@ class History:
         return _stacked([row for row in once if not self.knows(row)], self.knobs)
 
 
-def _params(trial: FrozenTrial, knobs: Knobs) -> Params | None:
+def _params(trial: FrozenTrial, axes: Mapping[str, Axis]) -> Params | None:
     """The network parameters of a trial, those it has claimed while they are not stored yet."""
-    axes = {axis.name: axis for axis in knobs.axes}
-    names = set(axes)
-    found = {name: value for name, value in trial.params.items() if name in names}
+    found = {name: value for name, value in trial.params.items() if name in axes}
     claimed = trial.system_attrs.get(CLAIM)
     if trial.state is TrialState.RUNNING and claimed is not None:
-        found = {n: axes[n].value(number) for n, number in claimed.items() if n in names} | found
-    if trial.state is TrialState.WAITING or (names and not found):
+        found = {n: axes[n].value(number) for n, number in claimed.items() if n in axes} | found
+    if trial.state is TrialState.WAITING or (axes and not found):
         return None
     return found
 
