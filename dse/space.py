@@ -378,6 +378,8 @@ class Space:
 
         The lowest of each cost is among them, but for mixtures over layers: which one it is
         depends on the cost, as fewer bits and sparse weights are smaller, but slower to unpack.
+        Widths that trainings found are left out, so that a resumed study has the corners it began
+        with.
         """
         kinds: dict[KnobKind, set[Value]] = {}
         for knob in self.knobs:
@@ -385,7 +387,8 @@ class Space:
         kinds["target"] = {target}
         for values in itertools.product(*(sorted(values) for values in kinds.values())):
             picked = dict(zip(kinds, values, strict=True))
-            yield self.candidate({knob.name: picked[knob.kind] for knob in self.knobs})
+            found = self.candidate({knob.name: picked[knob.kind] for knob in self.knobs})
+            yield replace(found, widths={}) if found.budgets else found
 
     def draw(self, source: random.Random) -> dict[str, Value]:
         """A uniform random setting."""

@@ -135,6 +135,17 @@ def test_widths_that_one_training_found_are_known_for_every_bit_width_and_target
     assert PROBLEM.space.candidate(params).open  # another study has to find its own
 
 
+def test_the_corners_of_a_space_stay_whatever_was_found() -> None:
+    space = PROBLEM.space.apart()
+    target = space.targets[0]
+    before = list(space.corners(target))
+    open_ = [corner for corner in before if corner.open]
+    assert open_
+    for corner in open_:
+        space.learn(trained(PROBLEM, corner))
+    assert list(space.corners(target)) == before
+
+
 # --- costs --------------------------------------------------------------------------------------
 
 
