@@ -20,9 +20,9 @@ from dse.graph.ir import Conv2D, DType, Graph
 from dse.graph.numerics import ROUNDINGS, Rounding
 from dse.graph.quantize import quantize
 from dse.graph.trace import column_orders, trace
-from dse.targets import find_backend, load_boards
-from tests.host_c import CC, WARNINGS, Host, command, compiled, entries, write
-from tests.test_firmware_emit import check, symbols, with_a_large_bias
+from dse.targets import find_backend
+from tests.host_c import CC, Host, compiled, entries
+from tests.test_firmware_emit import check, check_bytes, check_emulated, with_a_large_bias
 
 IN_BLOCKS = tuple(pattern for pattern in PATTERNS if pattern != ELEMENT)
 SHAPE = (3, 7, 6)
@@ -110,16 +110,8 @@ def test_maps_and_values_weigh_what_the_model_counts(
     pattern: str, bits: int, backend: str, tmp_path: Path
 ) -> None:
     graph, _ = pruned(pattern, bits)
-    made = emit(graph, backend=backend)
-    (path,) = write(tmp_path, [made])
-    command(*WARNINGS, "-c", "-O0", path, "-o", tmp_path / "o.o")
+    check_bytes(graph, backend, tmp_path)
     library = find_backend(backend)
-    expected = sum(sum(library.constants(op).values()) for op in graph.weighted)
-    expected += sum(library.tables(graph, op) for op in graph.ops)
-    listed = symbols(tmp_path / "o.o")
-    assert sum(n for name, n in listed.items() if name.startswith(("op_", "shape"))) == expected
-    plan = library.memory_plan(graph, load_boards()["nucleo_f446re"])
-    assert made.arena_bytes == plan.arena_bytes
     for op in graph.weighted:
         depthwise = isinstance(op, Conv2D) and op.depthwise
         assert (library.encoding(op).layout in IN_FLASH) != depthwise
@@ -155,12 +147,7 @@ def test_the_emulated_cores_give_every_byte(
     core: str, backend: str, pattern: str, bits: int, activations: DType, tmp_path: Path
 ) -> None:
     graph, inputs = pruned(pattern, bits, activations)
-    made = emit(graph, backend=backend)
-    image = build(made, core, find_compiler().name, "-O2", tmp_path)
-    given = np.ascontiguousarray(entries(graph, inputs)).reshape(len(inputs), -1).view(np.int8)
-    found = emulate(image, given).outputs.view(graph.tensors[graph.output].dtype)
-    expected = execute.run(graph, inputs, "double").numpy()
-    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+    check_emulated(graph, inputs, backend, core, tmp_path)
 
 
 def test_fewer_blocks_take_less_time_than_all_weights(tmp_path: Path) -> None:

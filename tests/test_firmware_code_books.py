@@ -5,23 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from dse.firmware.build import build, find_compiler
 from dse.firmware.emit import BACKENDS, Sources, emit
-from dse.firmware.emulate import emulate
 from dse.graph import execute
 from dse.graph.code_book import CodeBooks
 from dse.graph.ir import DType, Graph
 from dse.graph.numerics import ROUNDINGS, Rounding
 from dse.graph.quantize import quantize
 from dse.graph.trace import trace
-from dse.targets import find_backend, load_boards
-from tests.host_c import CC, WARNINGS, Host, command, compiled, entries, write
-from tests.test_firmware_emit import check, symbols, with_a_large_bias
+from dse.targets import find_backend
+from tests.host_c import CC, Host, compiled
+from tests.test_firmware_emit import check, check_bytes, check_emulated, with_a_large_bias
 
 BOOKS = ((4, 1), (6, 2), (16, 1), (16, 4), (32, 2), (256, 4))
 host_only = pytest.mark.skipif(CC is None, reason="no C compiler (cc, gcc or clang) is installed")
@@ -107,16 +104,8 @@ def test_indices_and_tables_weigh_what_the_model_counts(
     size: int, vector: int, backend: str, tmp_path: Path
 ) -> None:
     graph, _ = shared(size, vector)
-    made = emit(graph, backend=backend)
-    (path,) = write(tmp_path, [made])
-    command(*WARNINGS, "-c", "-O0", path, "-o", tmp_path / "o.o")
+    check_bytes(graph, backend, tmp_path)
     library = find_backend(backend)
-    expected = sum(sum(library.constants(op).values()) for op in graph.weighted)
-    expected += sum(library.tables(graph, op) for op in graph.ops)
-    listed = symbols(tmp_path / "o.o")
-    assert sum(n for name, n in listed.items() if name.startswith(("op_", "shape"))) == expected
-    plan = library.memory_plan(graph, load_boards()["nucleo_f446re"])
-    assert made.arena_bytes == plan.arena_bytes
     dense = [op for op in graph.weighted if library.encoding(op).layout == "dense"]
     assert len(dense) < len(graph.weighted)
     assert all(library.encoding(op).size_bytes >= op.weight.size for op in dense)
@@ -135,9 +124,4 @@ def test_the_emulated_cores_give_every_byte(
     core: str, backend: str, size: int, vector: int, tmp_path: Path
 ) -> None:
     graph, inputs = shared(size, vector)
-    made = emit(graph, backend=backend)
-    image = build(made, core, find_compiler().name, "-O2", tmp_path)
-    given = np.ascontiguousarray(entries(graph, inputs)).reshape(len(inputs), -1).view(np.int8)
-    found = emulate(image, given).outputs.reshape(len(inputs), -1)
-    expected = execute.run(graph, inputs, "double").numpy().reshape(len(inputs), -1)
-    np.testing.assert_array_equal(found, expected)
+    check_emulated(graph, inputs, backend, core, tmp_path)

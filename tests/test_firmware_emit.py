@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dse.errors import GraphError, TargetError
+from dse.firmware.build import build, find_compiler
 from dse.firmware.emit import Sources, emit, symbol
+from dse.firmware.emulate import emulate
 from dse.graph import execute
 from dse.graph.blocks import ELEMENT, PATTERNS, cut, joined, shares_magnitudes, unified
 from dse.graph.channels import kept_count
@@ -225,6 +227,31 @@ def test_int16_sums_past_32_bits_take_kernels_of_64(backend: str, tmp_path: Path
     host = Host.load(compiled(tmp_path, [made for _, _, made, _ in ready]))
     for graph, inputs, made, rounding in ready:
         check(graph, inputs, host, made, rounding)
+
+
+def check_bytes(graph: Graph, backend: str, folder: Path) -> None:
+    """The constants and tables of an object file, and the arena, are those of the cost model."""
+    made = emit(graph, backend=backend)
+    (path,) = write(folder, [made])
+    command(*WARNINGS, "-c", "-O0", path, "-o", folder / "o.o")
+    library = find_backend(backend)
+    expected = sum(sum(library.constants(op).values()) for op in graph.weighted)
+    expected += sum(library.tables(graph, op) for op in graph.ops)
+    listed = symbols(folder / "o.o")
+    assert sum(n for name, n in listed.items() if name.startswith(("op_", "shape"))) == expected
+    plan = library.memory_plan(graph, load_boards()["nucleo_f446re"])
+    assert made.arena_bytes == plan.arena_bytes
+
+
+def check_emulated(
+    graph: Graph, inputs: torch.Tensor, backend: str, core: str, folder: Path
+) -> None:
+    """An emulated core gives every byte of the graph's outputs."""
+    image = build(emit(graph, backend=backend), core, find_compiler().name, "-O2", folder)
+    given = np.ascontiguousarray(entries(graph, inputs)).reshape(len(inputs), -1).view(np.int8)
+    found = emulate(image, given).outputs.view(graph.tensors[graph.output].dtype)
+    expected = execute.run(graph, inputs, "double").numpy()
+    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
 def with_a_large_bias(op: Op) -> Op:

@@ -19,6 +19,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from dse.bounded import Bounded
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Params: TypeAlias = Mapping[str, Any]
 # Integer ranges with more values than this are treated as continuous and rounded.
@@ -166,8 +168,6 @@ class Knobs:
         content = tuple(params.items())
         found = self._rows.get(content)
         if found is None:
-            if len(self._rows) >= _MOST_ROWS:
-                self._rows.clear()
             found = self._rows[content] = np.array([self._number(a, params) for a in self.axes])
         return found.copy()
 
@@ -176,9 +176,9 @@ class Knobs:
         return axis.number(params[axis.name]) if axis.name in params else math.nan
 
     @cached_property
-    def _rows(self) -> dict[tuple[tuple[str, Any], ...], Floats]:
+    def _rows(self) -> Bounded[tuple[tuple[str, Any], ...], Floats]:
         """Stored trials are read again for every proposal."""
-        return {}
+        return Bounded(_MOST_ROWS)
 
     def settings(self) -> Iterator[tuple[float, ...]]:
         """Every row, in order; for spaces small enough to walk."""
