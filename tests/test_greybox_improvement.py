@@ -95,6 +95,22 @@ def test_a_network_that_is_attained_gains_nothing_more() -> None:
     assert attained.improvement(np.array([[0.1]]), served)[0] == pytest.approx(0, abs=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_networks_taken_at_once_or_one_by_one_leave_the_same(seed: int) -> None:
+    source = np.random.default_rng(seed)
+    errors, costs = designs(source, 12, 2)
+    errors = np.append(errors.round(1), REFERENCE + 0.1)  # equal ones, and one that does not count
+    points = CostPoints(2, 64)
+    served = points.served(np.vstack([costs, costs[:1]]))
+    at_once, one_by_one = Attained(points, REFERENCE), Attained(points, REFERENCE)
+    at_once.take(errors, served, np.arange(13))
+    for index in range(13):
+        one_by_one.add(errors[index], served[index], index)
+    assert (at_once.error == one_by_one.error).all()
+    assert (errors[at_once.owner[at_once.owner >= 0]] == at_once.error[at_once.owner >= 0]).all()
+
+
 def test_the_model_interpolates_and_knows_where_it_has_not_been() -> None:
     source = np.random.default_rng(3)
     rows = source.random((40, 3))

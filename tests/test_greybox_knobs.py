@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from dse.errors import StudyError
 from dse.greybox.costs import CostBox, CostTable, deployments_of
 from dse.greybox.features import FeatureMap
-from dse.greybox.history import CLAIM, History
+from dse.greybox.history import CLAIM, History, TrialReader
 from dse.greybox.knobs import Knobs
 from dse.greybox.proposals import Proposals
 
@@ -153,7 +153,7 @@ def trial(state: TrialState, number: int = 0, **params: Any) -> FrozenTrial:
 
 
 def read(*trials: FrozenTrial) -> History:
-    return History.read(trials, Knobs(SMALL), lambda found: float(found.values[0]))
+    return TrialReader(Knobs(SMALL), lambda found: float(found.values[0])).history(trials)
 
 
 def test_a_network_agrees_with_a_trial_on_all_that_it_asked_for() -> None:
@@ -177,6 +177,23 @@ def test_trials_of_one_network_count_once_with_their_mean() -> None:
     assert history.errors == pytest.approx([0.2, 0.5])
     assert len(history.running) == 1
     assert history.known == 4
+
+
+def test_only_trials_that_are_not_finished_are_read_again() -> None:
+    asked = []
+
+    def error(found: FrozenTrial) -> float:
+        asked.append(found.number)
+        return float(found.values[0])
+
+    trials = [trial(TrialState.COMPLETE, n, kind="wide", width=n + 1) for n in range(2)]
+    running = trial(TrialState.RUNNING, 2, kind="plain", width=4)
+    reader = TrialReader(Knobs(SMALL), error)
+    first = reader.history([*trials, running])
+    running.state, running.values = TrialState.COMPLETE, [0.3]
+    second = reader.history([*trials, running])
+    assert asked == [0, 1, 2]
+    assert second.errors == pytest.approx([*first.errors, 0.3])
 
 
 def test_a_claim_counts_before_its_parameters_are_stored() -> None:

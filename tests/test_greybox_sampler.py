@@ -16,6 +16,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dse.errors import StudyError
 from dse.greybox import GreyBoxSampler
@@ -130,13 +131,33 @@ def test_a_resumed_study_proposes_what_an_uninterrupted_one_does(
 
 
 def test_a_given_number_replaces_the_trials_own(study: optuna.Study) -> None:
-    shifted = copied(study, 8)
+    shifted = copied(study, 3)  # a first design, drawn: no model leads both to the same one
     shifted.add_trial(create_trial(state=TrialState.FAIL))
     other = asked(shifted)
-    again = optuna.create_study(directions=DIRECTIONS, sampler=sampler(number=8))
-    again.add_trials(study.trials[:8])
+    again = optuna.create_study(directions=DIRECTIONS, sampler=sampler(number=3))
+    again.add_trials(study.trials[:3])
     again.add_trial(create_trial(state=TrialState.FAIL))
-    assert asked(again) == study.trials[8].params != other
+    assert asked(again) == study.trials[3].params != other
+
+
+def test_proposals_take_one_thread_and_leave_the_setting(study: optuna.Study) -> None:
+    seen = []
+
+    def watched(params: Mapping[str, Any]) -> Sequence[float] | None:
+        seen.append(blas_threads())
+        return costs(params)
+
+    asker = GreyBoxSampler(watched, deployment=["board"], distributions=SPACE)
+    again = optuna.create_study(directions=DIRECTIONS, sampler=asker)
+    again.add_trials(study.trials[:10])
+    with threadpool_limits(limits=2, user_api="blas"):
+        asked(again)
+        assert blas_threads() == {2}
+    assert seen[-1] == {1}
+
+
+def blas_threads() -> set[int]:
+    return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
 
 
 def test_it_beats_random_search(study: optuna.Study) -> None:

@@ -28,7 +28,7 @@ Way = Literal["plain", "memo"]
 WAYS: tuple[Way, ...] = ("plain", "memo")
 STARTS = 20
 # 2: known networks are changed after five in a row. 3: the grey box compresses what does not count.
-MEMO_REVISION, GREY_REVISION = 2, 3
+MEMO_REVISION, GREY_REVISION = 2, 4
 # Proposals that cost no training, in a row, before a method counts as stuck.
 _MOST_FREE = 200
 _MOST_REPEATS, _CHANGES = 5, 60  # as in dse.proposer and dse.draws

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
+from dse.bounded import Bounded
 from dse.greybox.knobs import Axis, Floats, Knobs, Params
 
 # The name of what is trained: equal for designs that share one training.
 NetworkKey: TypeAlias = Callable[[Params], Hashable]
 CLAIM = "greybox:network"
+_MOST_TRIALS = 100_000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one stored trial says of a network: its name, its row and, when trained, its error."""
+
+    name: Hashable
+    row: Floats
+    error: float
+    running: bool
 
 
 @dataclass
 class History:
     """Rows (n, knobs) of trained networks with their errors (n,), and of running ones.
 
-    A network that several trials share counts once, with its mean error.
+    A network that several trials share counts once, with its mean error. Failed and pruned trials
+    are only not repeated. Without a `key` of its own, a network is known when a stored trial agrees
+    with it on every parameter that this trial asked for: it would take the same path again.
     """
 
     knobs: Knobs
@@ -35,52 +50,32 @@ class History:
     _keys: set[Hashable] = field(default_factory=set)
 
     @classmethod
-    def read(
-        cls,
-        trials: Sequence[FrozenTrial],
-        knobs: Knobs,
-        error: Callable[[FrozenTrial], float],
-        key: NetworkKey | None = None,
-    ) -> History:
-        """From stored trials; failed and pruned ones are only not repeated."""
+    def of(cls, found: Iterable[Seen], knobs: Knobs, key: NetworkKey | None) -> History:
+        """From what the trials say, in their order."""
         history = cls(knobs, key)
         rows: dict[Hashable, Floats] = {}
         errors: dict[Hashable, list[float]] = {}
-        axes = {axis.name: axis for axis in knobs.axes}
-        for trial in trials:
-            params = _params(trial, axes)
-            if params is None:
-                continue
-            row = knobs.row(params)
-            name = history._add(row, params)
-            rows.setdefault(name, row)
-            found = error(trial) if trial.state is TrialState.COMPLETE else math.nan
-            if math.isfinite(found):
-                errors.setdefault(name, []).append(found)
-            elif trial.state is TrialState.RUNNING:
-                errors.setdefault(name, [])
-        done = [name for name, found in errors.items() if found]
+        for seen in found:
+            rows.setdefault(seen.name, seen.row)
+            if math.isfinite(seen.error):
+                errors.setdefault(seen.name, []).append(seen.error)
+            elif seen.running:
+                errors.setdefault(seen.name, [])
+        history._remember(rows)
+        done = [name for name, measured in errors.items() if measured]
         history.trained = _stacked([rows[name] for name in done], knobs)
-        history.errors = np.array([np.mean(errors[name]) for name in done])
-        running = [rows[name] for name, found in errors.items() if not found]
+        history.errors = np.array([statistics.fmean(errors[name]) for name in done])
+        running = [rows[name] for name, measured in errors.items() if not measured]
         history.running = _stacked(running, knobs)
-        history.known = len(rows)
         return history
 
-    def _add(self, row: Floats, params: Params) -> Hashable:
-        """Remember a network; returns its name.
-
-        Without a key of its own, a network is known when a stored trial agrees with it on every
-        parameter that this trial asked for: it would take the same path again.
-        """
+    def _remember(self, names: Collection[Hashable]) -> None:
+        self.known = len(names)
         if self.key is not None:
-            name = self.key(params)
-            self._keys.add(name)
-            return name
-        asked = ~np.isnan(row)
-        content = _bytes(row[asked])
-        self._patterns.setdefault(asked.tobytes(), set()).add(content)
-        return asked.tobytes(), content
+            self._keys.update(names)
+            return
+        for asked, content in cast(Collection[tuple[bytes, bytes]], names):
+            self._patterns.setdefault(asked, set()).add(content)
 
     def knows(self, row: Floats) -> bool:
         """Whether the network of this row was trained, is running or has failed."""
@@ -106,6 +101,54 @@ class History:
         if self.key is None:
             return once[~self._known(once)]
         return _stacked([row for row in once if not self.knows(row)], self.knobs)
+
+
+class TrialReader:
+    """Stored trials to histories.
+
+    All trials are read again for every proposal, but those that are finished stay as they are and,
+    with Optuna's storages, the same objects.
+    """
+
+    def __init__(
+        self,
+        knobs: Knobs,
+        error: Callable[[FrozenTrial], float],
+        key: NetworkKey | None = None,
+    ) -> None:
+        self._knobs, self._error, self._key = knobs, error, key
+        self._axes = {axis.name: axis for axis in knobs.axes}
+        # By identity, which holds while the trial is held as well.
+        self._finished: Bounded[int, tuple[FrozenTrial, Seen | None]] = Bounded(_MOST_TRIALS)
+
+    def history(self, trials: Iterable[FrozenTrial]) -> History:
+        """What the trials say together."""
+        found = (self._seen(trial) for trial in trials)
+        return History.of((seen for seen in found if seen), self._knobs, self._key)
+
+    def _seen(self, trial: FrozenTrial) -> Seen | None:
+        kept = self._finished.get(id(trial))
+        if kept is not None and kept[0] is trial:
+            return kept[1]
+        found = self._read(trial)
+        if trial.state.is_finished():
+            self._finished[id(trial)] = trial, found
+        return found
+
+    def _read(self, trial: FrozenTrial) -> Seen | None:
+        params = _params(trial, self._axes)
+        if params is None:
+            return None
+        row = self._knobs.row(params)
+        name = _pattern(row) if self._key is None else self._key(params)
+        error = self._error(trial) if trial.state is TrialState.COMPLETE else math.nan
+        return Seen(name, row, error, trial.state is TrialState.RUNNING)
+
+
+def _pattern(row: Floats) -> tuple[bytes, bytes]:
+    """Which knobs were asked for, and their values."""
+    asked = ~np.isnan(row)
+    return asked.tobytes(), _bytes(row[asked])
 
 
 def _params(trial: FrozenTrial, axes: Mapping[str, Axis]) -> Params | None:

@@ -76,12 +76,25 @@ class Attained:
         self.points, self.reference = points, reference
         self.error: Floats = np.full(len(points), reference)
         self.owner = np.full(len(points), -1)
+        self._order: npt.NDArray[np.intp] | None = None
 
     def add(self, error: float, served: Bits, owner: int) -> None:
         """Take in a trained network; `served` (bytes,) as `CostPoints.served` gives them."""
-        better = self.points.mask(served[None])[0] & (error < self.error)
-        self.error[better] = error
-        self.owner[better] = owner
+        self.take(np.array([error]), served[None], np.array([owner]))
+
+    def take(self, errors: Floats, served: Bits, owners: npt.NDArray[np.intp]) -> None:
+        """Take in trained networks: (n,), (n, bytes), (n,); of equal errors the first one counts.
+
+        In order of their errors, a network is the best where none before it serves.
+        """
+        left = np.full(served.shape[1], 255, dtype=np.uint8)
+        for index in np.argsort(errors, kind="stable"):
+            first = served[index] & left
+            if first.any():
+                left ^= first
+                mask = self.points.mask(first[None])[0] & (errors[index] < self.error)
+                self.error[mask], self.owner[mask] = errors[index], owners[index]
+        self._order = None
 
     @property
     def hypervolume(self) -> float:
@@ -101,7 +114,9 @@ class Attained:
         error improves are a tail: two running sums over the few distinct values of E(u) hold the
         sum of (E(u) - error)+ over the served points, for every sample at once.
         """
-        order = np.argsort(self.error)
+        if self._order is None:
+            self._order = np.argsort(self.error)
+        order = self._order
         level, start = np.unique(self.error[order], return_index=True)
         mask = np.take(self.points.mask(served).view(np.uint8), order, axis=1)
         count = np.add.reduceat(mask, start, axis=1, dtype=np.int32).astype(np.float64)

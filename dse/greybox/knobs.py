@@ -19,13 +19,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from dse.bounded import Bounded
-
 Floats: TypeAlias = npt.NDArray[np.float64]
 Params: TypeAlias = Mapping[str, Any]
 # Integer ranges with more values than this are treated as continuous and rounded.
 MOST_LEVELS = 4096
-_MOST_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -97,12 +94,11 @@ class Axis:
             value = found.low + round((value - found.low) / found.step) * found.step
         return min(max(value, found.low), found.high)
 
-    def column(self, numbers: list[float]) -> list[Any]:
+    def column(self, numbers: Floats) -> list[Any]:
         """`value` of many numbers."""
         if self.levels:
-            values = self.values
-            return [values[int(number)] for number in numbers]
-        return [self.value(number) for number in numbers]
+            return list(map(self.values.__getitem__, numbers.astype(int).tolist()))
+        return [self.value(number) for number in numbers.tolist()]
 
     def number(self, value: Any) -> float:
         """A row's number for a stored parameter; nan when it is none of the knob's values."""
@@ -155,7 +151,7 @@ class Knobs:
         if not self.axes:
             return [{} for _ in rows]
         names, asked = [axis.name for axis in self.axes], ~np.isnan(rows)
-        filled = np.where(asked, rows, 0.0).T.tolist()
+        filled = np.where(asked, rows, 0.0).T
         columns = [axis.column(numbers) for axis, numbers in zip(self.axes, filled, strict=True)]
         found = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
         for index in np.flatnonzero(~asked.all(axis=1)):
@@ -165,20 +161,11 @@ class Knobs:
 
     def row(self, params: Params) -> Floats:
         """One row of numbers; nan where a parameter was not asked for."""
-        content = tuple(params.items())
-        found = self._rows.get(content)
-        if found is None:
-            found = self._rows[content] = np.array([self._number(a, params) for a in self.axes])
-        return found.copy()
+        return np.array([self._number(axis, params) for axis in self.axes])
 
     @staticmethod
     def _number(axis: Axis, params: Params) -> float:
         return axis.number(params[axis.name]) if axis.name in params else math.nan
-
-    @cached_property
-    def _rows(self) -> Bounded[tuple[tuple[str, Any], ...], Floats]:
-        """Stored trials are read again for every proposal."""
-        return Bounded(_MOST_ROWS)
 
     def settings(self) -> Iterator[tuple[float, ...]]:
         """Every row, in order; for spaces small enough to walk."""

@@ -24,6 +24,8 @@ class Proposals:
         self.knobs = knobs
         source = np.random.default_rng(np.random.SeedSequence((seed, 0xC057)))
         bases = self.uniform(source, _BASES)
+        self._levels = np.array([axis.levels for axis in knobs.axes], dtype=np.intp)
+        self._ordered = np.array([axis.ordered for axis in knobs.axes], dtype=bool)
         # By knob: the levels from cheap to costly (0 and 1 for a continuous one), None if equal.
         self._ranked = [_ranked(axis, i, bases, table) for i, axis in enumerate(knobs.axes)]
 
@@ -71,15 +73,28 @@ class Proposals:
         rows = parents[source.integers(len(parents), size=count)].copy()
         if not len(self.knobs):
             return rows
-        changes = source.integers(1, 4, size=count)
+        changes, every = source.integers(1, 4, size=count), np.arange(count)
         for turn in range(3):
             columns = source.integers(len(self.knobs), size=count)
-            for column in range(len(self.knobs)):
-                chosen = np.flatnonzero((columns == column) & (changes > turn))
-                if len(chosen):
-                    axis = self.knobs.axes[column]
-                    rows[chosen, column] = _stepped(source, axis, rows[chosen, column])
+            before = rows[every, columns]
+            stepped = self._stepped(source, columns, before)
+            rows[every, columns] = np.where(changes > turn, stepped, before)
         return rows
+
+    def _stepped(
+        self, source: np.random.Generator, columns: npt.NDArray[np.intp], numbers: Floats
+    ) -> Floats:
+        """Another level of the knob in each of `columns`: mostly a neighbour where ordered."""
+        levels, ordered = self._levels[columns], self._ordered[columns]
+        shape = numbers.shape
+        moved = np.clip(numbers + source.normal(0, 0.1, shape), 0, 1)
+        other = np.floor(source.random(shape) * (levels - 1))
+        anywhere = other + (other >= numbers)
+        step = np.where(source.random(shape) < 0.5, 1.0, -1.0)
+        inside = (numbers + step >= 0) & (numbers + step < levels)
+        near = np.where(inside, numbers + step, numbers - step)
+        discrete = np.where(ordered & (source.random(shape) < 0.75), near, anywhere)
+        return np.where(levels == 0, moved, np.where(levels == 1, numbers, discrete))
 
     def crossed(self, source: np.random.Generator, parents: Floats, count: int) -> Floats:
         """Every knob from one of two parents."""
@@ -107,19 +122,3 @@ def _ranked(
     if ends:
         return levels if mean[-1] > mean[0] else levels[::-1]
     return np.argsort(mean, kind="stable")
-
-
-def _stepped(source: np.random.Generator, axis: Axis, numbers: Floats) -> Floats:
-    """Other levels of one knob: most often a neighbour where they are ordered."""
-    if not axis.levels:
-        return np.clip(numbers + source.normal(0, 0.1, numbers.shape), 0, 1)
-    if axis.levels == 1:
-        return numbers
-    other = source.integers(axis.levels - 1, size=numbers.shape)
-    anywhere = (other + (other >= numbers)).astype(np.float64)
-    if not axis.ordered:
-        return anywhere
-    step = np.where(source.random(numbers.shape) < 0.5, 1.0, -1.0)
-    inside = (numbers + step >= 0) & (numbers + step < axis.levels)
-    near = np.where(inside, numbers + step, numbers - step)
-    return np.where(source.random(numbers.shape) < 0.75, near, anywhere)

@@ -24,13 +24,21 @@ from dse.greybox.costs import (
     deployments_of,
 )
 from dse.greybox.features import Features
-from dse.greybox.history import CLAIM, History, NetworkKey
+from dse.greybox.history import CLAIM, NetworkKey, TrialReader
 from dse.greybox.knobs import Knobs
 from dse.greybox.search import Proposal, Search
 from dse.greybox.surrogate import ErrorScale, Scale
 from dse.pareto import non_dominated
 
 _ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The search over a space, and how stored trials tell of it; both remember what they asked."""
+
+    search: Search
+    reader: TrialReader
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class GreyBoxSampler(BaseSampler):
         region: Region | None = None,
         scale: Scale = "logit",
         samples: int | None = None,
-        startup: int = 8,
+        startup: int = 3,
         candidates: int = 400,
         seed: int = 0,
         number: int | None = None,
@@ -108,7 +116,7 @@ class GreyBoxSampler(BaseSampler):
         self._region, self._scale = region, ErrorScale(scale, samples)
         self._startup, self._candidates, self._seed = startup, candidates, seed
         self.number = number
-        self._searches: dict[tuple[Any, ...], Search] = {}
+        self._spaces: dict[tuple[Any, ...], _Space] = {}
 
     def reseed_rng(self) -> None:
         """Nothing to do: draws depend on the trial's number, so workers differ by themselves."""
@@ -129,18 +137,20 @@ class GreyBoxSampler(BaseSampler):
         """The parameters of the next design."""
         if not search_space:
             return {}
-        search = self._search(study, search_space)
+        space = self._space(study, search_space)
+        search = space.search
         number = trial.number if self.number is None else self.number
         for attempt in range(_ATTEMPTS):
             trials = study.get_trials(deepcopy=False)
-            history = self._history(study, search, trials, skip=trial.number)
+            others = [found for found in trials if found.number != trial.number]
             # Whoever meets a rival takes another than the best, each its own.
-            proposals = search.propose(history, number)
+            proposals = search.propose(space.reader.history(others), number)
             chosen = proposals[(attempt * (number + 1)) % len(proposals)]
             self._claim(study, trial, search, chosen)
-            finished = {found.number for found in trials if found.state.is_finished()}
-            rivals = [t for t in study.get_trials(deepcopy=False) if t.number not in finished]
-            if not self._history(study, search, rivals, trial.number).knows(chosen.network):
+            known = {found.number for found in trials if found.state.is_finished()}
+            known.add(trial.number)
+            rivals = [t for t in study.get_trials(deepcopy=False) if t.number not in known]
+            if not space.reader.history(rivals).knows(chosen.network):
                 break
         return {
             **search.knobs.params(chosen.network),
@@ -177,23 +187,28 @@ class GreyBoxSampler(BaseSampler):
         values: Sequence[float] | None,
     ) -> None:
         """Stop `Study.optimize` when every network is known."""
-        space = self.infer_relative_search_space(study, trial)
-        if not space or not study._thread_local.in_optimize_loop:
+        asked = self.infer_relative_search_space(study, trial)
+        if not asked or not study._thread_local.in_optimize_loop:
             return
-        search = self._search(study, space)
-        if search.exhausted(self._history(study, search, study.get_trials(deepcopy=False))):
+        space = self._space(study, asked)
+        if space.search.exhausted(space.reader.history(study.get_trials(deepcopy=False))):
             optuna.logging.get_logger(__name__).info("Every feasible network is known: stopping.")
             study.stop()
 
     # --- what the trials mean -------------------------------------------------------------------
 
-    def _search(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> Search:
-        """The search over a space; kept, as it holds the costs asked for so far."""
+    def _space(self, study: optuna.Study, space: Mapping[str, BaseDistribution]) -> _Space:
+        """Kept, as it holds the costs and the trials asked for so far."""
         directions = tuple(study.directions)
         key = (directions, tuple(sorted((name, repr(found)) for name, found in space.items())))
-        if key not in self._searches:
-            self._searches = {key: self._made(space, directions)}
-        return self._searches[key]
+        if key not in self._spaces:
+            search = self._made(space, directions)
+
+            def error(trial: FrozenTrial) -> float:
+                return self._measured(trial, directions)
+
+            self._spaces = {key: _Space(search, TrialReader(search.knobs, error, self._network))}
+        return self._spaces[key]
 
     def _made(
         self, space: Mapping[str, BaseDistribution], directions: tuple[StudyDirection, ...]
@@ -233,23 +248,11 @@ class GreyBoxSampler(BaseSampler):
             return value
         return 1.0 - value if self._scale.kind == "logit" else -value
 
-    def _history(
-        self,
-        study: optuna.Study,
-        search: Search,
-        trials: Sequence[FrozenTrial],
-        skip: int | None = None,
-    ) -> History:
-        directions = study.directions
-
-        def error(trial: FrozenTrial) -> float:
-            found = self._error(trial.values[self._learned], directions)
-            if math.isfinite(found):
-                self._scale.check(found)
-            return found
-
-        others = [found for found in trials if found.number != skip]
-        return History.read(others, search.knobs, error, self._network)
+    def _measured(self, trial: FrozenTrial, directions: Sequence[StudyDirection]) -> float:
+        found = self._error(trial.values[self._learned], directions)
+        if math.isfinite(found):
+            self._scale.check(found)
+        return found
 
     def front(self, study: optuna.Study) -> list[Design]:
         """The non-dominated designs of all trained networks on all their feasible deployments.
@@ -259,7 +262,7 @@ class GreyBoxSampler(BaseSampler):
         space = self.infer_relative_search_space(study, study.trials[0]) if study.trials else {}
         if not space:
             return []
-        search = self._search(study, space)
+        search = self._space(study, space).search
         signs = [1 if d is StudyDirection.MINIMIZE else -1 for d in study.directions]
         designs = [
             design

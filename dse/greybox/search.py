@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from dse.errors import StudyError
 from dse.greybox.costs import CostBox, CostTable, Region
@@ -61,7 +64,7 @@ class Search:
         scale: ErrorScale,
         worst_error: float | None = None,
         features: Features | None = None,
-        startup: int = 8,
+        startup: int = 3,
         seed: int = 0,
         candidates: int = 400,
     ) -> None:
@@ -126,10 +129,11 @@ class Search:
         """
         source = np.random.default_rng(np.random.SeedSequence((self._seed, number)))
         begun = len(history.trained) + len(history.running)
-        attained = Attained(self.points(begun), self._reference(history))
-        if begun < self.startup or len(history.trained) < 2:
-            return self._first(history, source, attained)
-        return _Scorer(self, history, attained).best(source)
+        with _one_thread():
+            attained = Attained(self.points(begun), self._reference(history))
+            if begun < self.startup or len(history.trained) < 2:
+                return self._first(history, source, attained)
+            return _Scorer(self, history, attained).best(source)
 
     def _reference(self, history: History) -> float:
         """The error from which on a design does not count."""
@@ -224,6 +228,26 @@ class Search:
         return False
 
 
+@cache
+def _libraries() -> Any:
+    return ThreadpoolController()
+
+
+_PROPOSING = threading.RLock()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Linear algebra on one thread.
+
+    The matrices are small, and threads that wait for cores on which networks are trained made a
+    proposal five times slower. The setting is the process's: who proposes meanwhile has to wait, or
+    would put back the one thread as what was there before.
+    """
+    with _PROPOSING, _libraries().limit(limits=1, user_api="blas"):
+        yield
+
+
 class _Scorer:
     """Expected improvement over what is known now."""
 
@@ -239,8 +263,7 @@ class _Scorer:
         self.rows = np.vstack([history.trained, history.running])
         complete = np.nan_to_num(self.rows)  # what was not asked for does not matter for the costs
         served = search.served(complete, len(self.rows))
-        for index in np.argsort(errors):
-            attained.add(float(errors[index]), served[index], int(index))
+        attained.take(errors, served, np.arange(len(errors)))
 
     def best(self, source: np.random.Generator) -> list[Proposal]:
         """The best of a pool and of some rounds of mutations of its best."""
