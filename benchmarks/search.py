@@ -2,7 +2,8 @@
 
 Stored runs (reports/search.json) are kept: a stopped comparison goes on, `--fresh` starts anew,
 `--render` only writes the page and the figure again, `--suggestion` measures what one suggestion
-takes. pymoo and BoTorch come with `pip install 'dse[bench]'`.
+takes, `--variants` runs the grey box with other first designs and on other formulas. pymoo and
+BoTorch come with `pip install 'dse[bench]'`.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from suggestion import measure_all
 from suggestion import table as suggestion_table
 from synthetic import synthetic
 from tabulated import tabulated
+from variants import measure_all as measure_variants
+from variants import section as variants_section
 
 REPORTS = Path(__file__).parents[2] / "reports"
 PROBLEMS = ("digits", "har", "syn")
@@ -27,7 +29,7 @@ CURVE = (8, 10, 12, 15, 18, 20, 25, 30, 35, 40, 50, 60, 75, 100, 125, 150, 175, 
 # Seeds of the report; the sampler was tuned with seeds from 100 on.
 FIRST_SEED = 0
 DRAWN = ("random", "NSGA-II", "TPE", "TPE + item 1", "GPSampler", "grey box", "oracle")
-SUGGESTION = "suggestion"  # beside the problems in the stored results
+SUGGESTION, VARIANTS = "suggestion", "variants"  # beside the problems in the stored results
 # What the grey box is to do: (rival, its trainings, trainings that are to be enough).
 GOALS = (
     ("TPE", 200, 20),
@@ -43,7 +45,7 @@ BETTER_THAN = {"syn": (0.49, 0.65, 0.81, 0.91)}
 _COLOURS = ("#999999", "#d55e00", "#0072b2", "#56b4e9", "#cc79a7", "#009e73", "#000000")
 
 # problem -> method -> seed -> {"scores": {trainings: share}, "cpu_s": seconds a training,
-# "revision": of the method, "problem": its fingerprint}
+# "spent_s": {trainings: seconds}, "revision": of the method, "problem": its fingerprint}
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -73,6 +75,7 @@ def run(
                 kept[str(FIRST_SEED + seed)] = {
                     "scores": scores,
                     "cpu_s": round(cpu_s, 4),
+                    "spent_s": {str(n): round(ledger.spent_s(n), 3) for n in points if n in TABLE},
                     "revision": method.revision,
                     "problem": problem.fingerprint,
                 }
@@ -141,7 +144,7 @@ def goals(results: Results) -> list[str]:
                 found.append(f"- {name}: {rival} was not run to {trainings} trainings.")
                 continue
             met = "met" if mine >= value else "missed"
-            times = _times(runs, rival) if trainings == 50 else ""
+            times = _times(runs, rival, trainings, enough) if trainings == 50 else ""
             found.append(
                 f"- {name}: {rival} at {trainings} reached {_cell(value)}, the grey box at {enough}"
                 f" {_cell(mine)}: {met}.{times}"
@@ -154,10 +157,15 @@ def goals(results: Results) -> list[str]:
     return found
 
 
-def _times(runs: dict[str, Any], rival: str) -> str:
-    """How much less CPU time a training of the grey box takes, found in the stored runs."""
-    own, theirs = _cpu(runs["grey box"]), _cpu(runs[rival])
-    return f" A suggestion takes {theirs:.2f} s and {own:.2f} s: {theirs / own:.0f} times less."
+def _times(runs: dict[str, Any], rival: str, trainings: int, enough: int) -> str:
+    """How much less CPU time the grey box takes, a training and in all, from the stored runs."""
+    theirs = _cpu(runs[rival])
+    own = statistics.median(run["spent_s"][str(enough)] for run in runs["grey box"].values())
+    return (
+        f" A suggestion takes {theirs:.2f} s and {own / enough:.3f} s, {enough * theirs / own:.0f} "
+        f"times less; all of them {trainings * theirs:.0f} s and {own:.1f} s, "
+        f"{trainings * theirs / own:.0f} times less."
+    )
 
 
 def _cpu(runs: dict[str, Any]) -> float:
@@ -190,6 +198,8 @@ def report(results: Results, chosen: Sequence[Method]) -> str:
     for name in PROBLEMS:
         if results.get(name):
             lines += [f"## {name}", "", _described(name), "", *table(results, name, chosen), ""]
+    if VARIANTS in results:
+        lines += variants_section(results[VARIANTS])
     lines += ["## Goals", "", *goals(results), ""]
     if SUGGESTION in results:
         lines += ["## Time and memory of a suggestion", "", _SUGGESTION_TEXT, ""]
@@ -287,6 +297,11 @@ def main() -> None:
     parser.add_argument(
         "--suggestion", action="store_true", help="only the time and memory of a suggestion"
     )
+    parser.add_argument(
+        "--variants",
+        action="store_true",
+        help="only the grey box with other first designs and on other many-knob formulas",
+    )
     parser.add_argument("--fresh", action="store_true", help="forget the stored runs")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -294,8 +309,11 @@ def main() -> None:
     stored = options.results.exists() and not options.fresh
     results: Results = json.loads(options.results.read_text()) if stored else {}
     chosen = [method for method in methods() if method.name in options.methods]
-    if options.suggestion:
-        results[SUGGESTION] = measure_all()
+    if options.suggestion or options.variants:
+        if options.suggestion:
+            results[SUGGESTION] = measure_all()
+        if options.variants:
+            results[VARIANTS] = measure_variants()
         options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     elif not options.render:
         run(results, options.problems, chosen, options.seeds, options.results)

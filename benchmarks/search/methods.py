@@ -28,6 +28,7 @@ Way = Literal["plain", "memo"]
 WAYS: tuple[Way, ...] = ("plain", "memo")
 STARTS = 20
 # 2: known networks are changed after five in a row. 3: the grey box compresses what does not count.
+# 4: three first designs, other draws of mutations.
 MEMO_REVISION, GREY_REVISION = 2, 4
 # Proposals that cost no training, in a row, before a method counts as stuck.
 _MOST_FREE = 200
@@ -42,6 +43,11 @@ class Ledger:
     way: Way
     known: dict[str, float] = field(default_factory=dict)
     trained: list[tuple[dict[str, Any], list[int]]] = field(default_factory=list)
+    _clock: list[float] = field(default_factory=lambda: [time.process_time()])
+
+    def spent_s(self, trainings: int) -> float:
+        """CPU seconds until the result of so many was there."""
+        return self._clock[trainings] - self._clock[0]
 
     def costs(self, params: Params) -> Points:
         """(targets, costs) of a network."""
@@ -61,6 +67,7 @@ class Ledger:
         self.trained.append((network, [*whole] if self.way == "memo" else [self.target(params)]))
         error = self.problem.errors.measured(network)
         self.known[_name(network)] = error
+        self._clock.append(time.process_time())
         return error
 
     def recall(self, params: Params) -> float | None:
@@ -188,11 +195,16 @@ def spread_random(problem: SearchProblem, seed: int, trainings: int) -> Ledger:
     return ledger
 
 
-def grey_box(way: Way = "memo", oracle: bool = False, flight: int = 1) -> Callable[..., Ledger]:
-    """The grey box; the oracle's one feature is the true error; `flight` trainings run at once."""
+def grey_box(
+    way: Way = "memo", oracle: bool = False, flight: int = 1, **settings: Any
+) -> Callable[..., Ledger]:
+    """The grey box; the oracle's one feature is the true error; `flight` trainings run at once.
+
+    `settings` are the sampler's.
+    """
 
     def run(problem: SearchProblem, seed: int, trainings: int) -> Ledger:
-        sampler = grey_sampler(problem, seed, way, oracle)
+        sampler = grey_sampler(problem, seed, way, oracle, **settings)
         study, ledger = _study(problem, sampler), Ledger(problem, way)
         running: list[optuna.Trial] = []
         while len(ledger.trained) < trainings:
@@ -207,7 +219,7 @@ def grey_box(way: Way = "memo", oracle: bool = False, flight: int = 1) -> Callab
 
 
 def grey_sampler(
-    problem: SearchProblem, seed: int, way: Way = "memo", oracle: bool = False
+    problem: SearchProblem, seed: int, way: Way = "memo", oracle: bool = False, **settings: Any
 ) -> GreyBoxSampler:
     """As any user makes it: costs, features, region and noise of the problem."""
 
@@ -236,6 +248,7 @@ def grey_sampler(
         region=problem.region,
         samples=problem.samples,
         seed=seed,
+        **settings,
     )
 
 
