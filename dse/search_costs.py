@@ -46,7 +46,8 @@ def grey_box(
         vectorized=True,
         features=lambda params: features(problem, params),
         network=lambda params: _anywhere(problem, params).network_key,
-        region=region(problem, baseline),
+        region=region(problem),
+        limit=accuracy_limit(problem, baseline),
         samples=samples,
         seed=seed,
         **settings,
@@ -149,19 +150,24 @@ BY_LAYER: Mapping[KnobKind, Callable[[Space, Candidate], list[float]]] = {
 }
 
 
-def region(problem: Problem, baseline: float | None) -> list[tuple[float, float]]:
-    """(best, worst) by objective that is searched: the box, and no accuracy that limits refuse.
-
-    Limits that name the baseline do not count before it is known: it failed, or still runs.
-    """
+def region(problem: Problem) -> list[tuple[float, float]]:
+    """(best, worst) by objective that is searched: the box in which hypervolume is measured."""
     box = problem.box
+    ends = dict(zip(box.metrics, zip(box.ideal, box.reference, strict=True), strict=True))
+    _, worst_error = ends.pop("accuracy", (0.0, 1.0))
+    costs = {name: (math.log10(low), math.log10(high)) for name, (low, high) in ends.items()}
+    accuracy = {"accuracy": (1.0, max(1.0 - worst_error, 0.0))}
+    return [(accuracy | costs)[name] for name in searched(problem)]
+
+
+def accuracy_limit(problem: Problem, baseline: float | None) -> float | None:
+    """The least accuracy that the limits allow; None when they allow any.
+
+    Those that name the baseline do not count before it is known: it failed, or still runs.
+    """
     limits = [
         limit.limit(baseline)
         for limit in problem.study.constraints
         if limit.needs_accuracy and (baseline is not None or limit.relation == "absolute")
     ]
-    ends = dict(zip(box.metrics, zip(box.ideal, box.reference, strict=True), strict=True))
-    _, worst_error = ends.pop("accuracy", (0.0, 1.0))
-    costs = {name: (math.log10(low), math.log10(high)) for name, (low, high) in ends.items()}
-    accuracy = {"accuracy": (1.0, max(1.0 - worst_error, *limits, 0.0))}
-    return [(accuracy | costs)[name] for name in searched(problem)]
+    return max(limits, default=None)

@@ -140,6 +140,26 @@ def test_a_given_number_replaces_the_trials_own(study: optuna.Study) -> None:
     assert asked(again) == study.trials[3].params != other
 
 
+def test_a_limit_is_a_constraint_and_not_where_gains_begin() -> None:
+    """Of what is accurate enough the cheap count, as in the hypervolume that is measured."""
+    least, ends = 0.86, [(2.0, 20.0), (1.0, 18.0)]
+    limited = [within(least, seed, region=[(1.0, 0.0), *ends], limit=least) for seed in range(4)]
+    started = [within(least, seed, region=[(1.0, least), *ends]) for seed in range(4)]
+    assert np.mean(limited) > 1.05 * np.mean(started)
+
+
+def within(least: float, seed: int, **settings: Any) -> float:
+    """Hypervolume of the accurate designs of 20 trainings."""
+    guide = sampler(seed, startup=3, **settings)
+    study = optuna.create_study(directions=DIRECTIONS, sampler=guide)
+    for _ in range(20):
+        trial = study.ask(SPACE)
+        study.tell(trial, objective(trial.params))
+    accurate = [design.values for design in guide.front(study) if design.values[0] >= least]
+    rows = [[1 - accuracy, size / 20, seconds / 18] for accuracy, size, seconds in accurate]
+    return hypervolume(np.array(rows), np.ones(3))
+
+
 def test_proposals_take_one_thread_and_leave_the_setting(study: optuna.Study) -> None:
     seen = []
 
@@ -384,6 +404,7 @@ WRONG: Sequence[tuple[dict[str, Any], str]] = (
     ({"startup": 1}, "startup is 1; allowed: at least 2"),
     ({"candidates": 5}, "candidates is 5; allowed: at least 20"),
     ({"samples": 0}, "samples is 0; allowed: at least 1"),
+    ({"limit": 90}, "limit is 90; allowed: 0 to 1"),
     ({"scale": "probit"}, "scale is 'probit'; allowed: logit, log, linear"),
     ({"learned": 3}, "learned is 3, but the study has 3 objectives; allowed: 0 to 2"),
     ({"region": [None]}, "region has 1 entries for 3 objectives"),

@@ -75,7 +75,9 @@ class GreyBoxSampler(BaseSampler):
 
     `region` gives (best, worst) for each objective in the study's order, None for what should be
     found out: a design that is worse than the worst anywhere does not count, and what its costs
-    alone put there is never trained.
+    alone put there is never trained. `limit` is a constraint on the learned objective: what is
+    worse does not count either, but what is better gains all that lies between it and the region's
+    worst.
 
     What is proposed follows from `seed`, the number of the trial and the stored trials. So any
     number of workers may share a study, and a study that was stopped goes on as if it had not been;
@@ -96,6 +98,7 @@ class GreyBoxSampler(BaseSampler):
         features: Features | None = None,
         network: NetworkKey | None = None,
         region: Region | None = None,
+        limit: float | None = None,
         scale: Scale = "logit",
         samples: int | None = None,
         startup: int = 3,
@@ -109,11 +112,13 @@ class GreyBoxSampler(BaseSampler):
             raise StudyError(f"candidates is {candidates}; allowed: at least 20 a proposal")
         if samples is not None and samples < 1:
             raise StudyError(f"samples is {samples}; allowed: at least 1 test sample, or None")
+        if limit is not None and scale == "logit" and not 0 <= limit <= 1:
+            raise StudyError(f"limit is {limit:g}; allowed: 0 to 1, or scale='linear'")
         self._costs, self._vectorized = costs, vectorized
         self._learned, self._deployment = learned, frozenset(deployment)
         self._distributions = None if distributions is None else dict(distributions)
         self._features, self._network = features, network
-        self._region, self._scale = region, ErrorScale(scale, samples)
+        self._region, self._limit, self._scale = region, limit, ErrorScale(scale, samples)
         self._startup, self._candidates, self._seed = startup, candidates, seed
         self.number = number
         self._spaces: dict[tuple[Any, ...], _Space] = {}
@@ -240,6 +245,7 @@ class GreyBoxSampler(BaseSampler):
             self._startup,
             self._seed,
             self._candidates,
+            None if self._limit is None else self._error(self._limit, directions),
         )
 
     def _error(self, value: float, directions: Sequence[StudyDirection]) -> float:

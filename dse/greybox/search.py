@@ -33,7 +33,8 @@ _CHILDREN = 0.04  # of the pool, by refined network and round
 _RANKED = 8
 # The process is too sure of itself far from what was trained: its 90 % intervals held half to four
 # fifths of the true errors, and the best networks of all lay two deviations below its mean.
-_DOUBT = 1.6
+# Where a limit makes all the gain a matter of chance, so much doubt would only bet on luck.
+_DOUBT, _DOUBT_OF_LIMITS = 1.6, 1.3
 _DRAWS = 200
 _WIDER = 4000
 
@@ -52,7 +53,8 @@ class Search:
     """Proposes networks for one space; everything it says follows from the arguments.
 
     `features` maps parameters to numbers (default: the knobs' own); `region` bounds the known
-    objectives and `worst_error` the learned one (None: the worst that was found). `candidates` are
+    objectives and `worst_error` the learned one (None: the worst that was found). With a `limit`,
+    an error above it is worth nothing, whatever it gains up to `worst_error`. `candidates` are
     drawn a proposal, and more than twice as many scored in all.
     """
 
@@ -67,9 +69,11 @@ class Search:
         startup: int = 3,
         seed: int = 0,
         candidates: int = 400,
+        limit: float | None = None,
     ) -> None:
         self.knobs, self.table = knobs, table
-        self.scale = replace(scale, worst=worst_error)
+        self.limit = limit
+        self.scale = replace(scale, worst=worst_error if limit is None else limit)
         self.region, self.worst_error, self.startup = region, worst_error, startup
         self.candidates = candidates
         self._user_features, self._seed = features, seed
@@ -143,6 +147,14 @@ class Search:
             return 1.0
         worst, best = float(history.errors.max()), float(history.errors.min())
         return worst + 0.1 * (worst - best or abs(worst) or 1.0)
+
+    def counted(self, errors: Floats, attained: Attained) -> Floats:
+        """The errors; the reference, which gains nothing, for those above the limit."""
+        return (
+            errors
+            if self.limit is None
+            else np.where(errors > self.limit, attained.reference, errors)
+        )
 
     def _first(
         self, history: History, source: np.random.Generator, attained: Attained
@@ -260,6 +272,7 @@ class _Scorer:
         if len(history.running):
             believed = self.model.believe(search.features(history.running))
             errors = np.concatenate([errors, believed])
+        errors = search.counted(errors, attained)
         self.rows = np.vstack([history.trained, history.running])
         complete = np.nan_to_num(self.rows)  # what was not asked for does not matter for the costs
         served = search.served(complete, len(self.rows))
@@ -303,8 +316,10 @@ class _Scorer:
     def _errors(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
         """Mean and deviation on the model's scale, and equally probable errors (n, samples)."""
         mean, deviation = self.model.predict(self.search.features(rows))
-        values = mean[:, None] + _DOUBT * deviation[:, None] * QUANTILES
-        return mean, deviation, self.search.scale.back(values)
+        doubt = _DOUBT if self.search.limit is None else _DOUBT_OF_LIMITS
+        values = mean[:, None] + doubt * deviation[:, None] * QUANTILES
+        errors = self.search.counted(self.search.scale.back(values), self.attained)
+        return mean, deviation, errors
 
     def _gain(self, rows: Floats) -> Floats:
         if not len(rows):
