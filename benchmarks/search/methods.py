@@ -28,8 +28,8 @@ Way = Literal["plain", "memo"]
 WAYS: tuple[Way, ...] = ("plain", "memo")
 STARTS = 20
 # 2: known networks are changed after five in a row. 3: the grey box compresses what does not count.
-# 4: three first designs, other draws of mutations.
-MEMO_REVISION, GREY_REVISION = 2, 4
+# 4: three first designs, other draws of mutations. 5: eight where costs are predicted.
+MEMO_REVISION, GREY_REVISION, PREDICTED_REVISION = 2, 4, 5
 # Proposals that cost no training, in a row, before a method counts as stuck.
 _MOST_FREE = 200
 _MOST_REPEATS, _CHANGES = 5, 60  # as in dse.proposer and dse.draws
@@ -264,6 +264,7 @@ def predicted_costs(problem: SearchProblem, seed: int, trainings: int) -> Ledger
             features=lambda params: problem.features(problem.network(params)),
             region=problem.region,
             samples=problem.samples,
+            startup=8,  # costs are learned from them, too
             seed=seed,
         )
         trial = study.ask(dict(problem.distributions))
@@ -366,7 +367,9 @@ def methods() -> list[Method]:
     return [
         *peer_methods(),
         Method("cost-spread random + memo", spread_random),
-        Method("grey box, costs predicted", predicted_costs, **less),
+        Method(
+            "grey box, costs predicted", predicted_costs, **less | {"revision": PREDICTED_REVISION}
+        ),
         Method("grey box, no memo", grey_box("plain"), **less),
         Method("grey box, 4 at once", grey_box(flight=4), **less),
         Method("grey box", grey_box(), revision=GREY_REVISION),

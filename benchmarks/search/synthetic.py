@@ -206,12 +206,13 @@ def search_front(problem: SearchProblem, rounds: int, seed: int) -> list[dict[st
 
 
 def main() -> None:
-    """Store the hypervolume of the best front of every formula."""
-    found = {}
+    """Store the hypervolume of the best front of every formula that is known from now on."""
+    known = json.loads(BEST_FILE.read_text()) if BEST_FILE.exists() else {}
     for formula in (FORMULA, *OTHER_FORMULAS):
-        found[str(formula)] = round(best_hypervolume(formula), 6)
-        print(f"formula {formula}: {found[str(formula)]}", flush=True)
-        BEST_FILE.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        found = round(best_hypervolume(formula), 6)
+        print(f"formula {formula}: {found}", flush=True)
+        known[str(formula)] = max(found, known.get(str(formula), 0.0))
+        BEST_FILE.write_text(json.dumps(known) + "\n", encoding="utf-8")
 
 
 def best_hypervolume(formula: int) -> float:
