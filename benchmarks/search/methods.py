@@ -364,12 +364,11 @@ def methods() -> list[Method]:
         "note": "3 seeds and 100 trainings",
         "revision": GREY_REVISION,
     }
+    predicted = {**less, "revision": PREDICTED_REVISION}
     return [
         *peer_methods(),
         Method("cost-spread random + memo", spread_random),
-        Method(
-            "grey box, costs predicted", predicted_costs, **less | {"revision": PREDICTED_REVISION}
-        ),
+        Method("grey box, costs predicted", predicted_costs, **predicted),
         Method("grey box, no memo", grey_box("plain"), **less),
         Method("grey box, 4 at once", grey_box(flight=4), **less),
         Method("grey box", grey_box(), revision=GREY_REVISION),
