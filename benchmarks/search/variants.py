@@ -1,6 +1,6 @@
 """The grey box with fewer or more first designs, and on other many-knob formulas.
 
-    python benchmarks/search.py --variants      # adds the tables to reports/search.md
+python benchmarks/search.py --variants      # adds the tables to reports/search.md
 """
 
 from __future__ import annotations
